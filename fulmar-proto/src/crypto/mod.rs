@@ -1,0 +1,1 @@
+//! Sealing, opening and key agreement.

@@ -1,0 +1,279 @@
+//! HP-UDP v5.0: one file per session over UDP, with forward error correction and selective repair.
+
+mod config;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+pub use config::{
+    ACCEPT_AHEAD, BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, Control, DATAGRAM_MAX, FILE_MAX, HEADER, Layout, NACKS,
+    NAME_MAX, Parity, TAG, WINDOW, WINDOW_BLOCKS,
+};
+
+use crate::engine::{Bitrate, Endpoint, Meta, Transmit};
+
+/// Names one session of one endpoint to its application. Chosen by the application when it sends; by the endpoint,
+/// from 2^63 up, when a peer offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tag(pub u64);
+
+/// A file to send.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The receiver.
+    pub to: SocketAddr,
+    /// Base name the receiver should store it under, at most [`NAME_MAX`] bytes.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// xxHash64 of the whole file, hash seed 0 (3.2).
+    pub hash: u64,
+    /// Encrypt the contents (5).
+    pub encrypt: bool,
+}
+
+/// What the application asks.
+#[derive(Debug)]
+pub enum Command {
+    /// Send a file; its bytes are asked for with [`Event::Want`].
+    Send {
+        /// The application's name for the session.
+        tag: Tag,
+        /// What to send, and where.
+        request: Request,
+    },
+    /// Answers [`Event::Want`]: exactly the bytes asked for.
+    Supply {
+        /// Session.
+        tag: Tag,
+        /// File offset of the first byte, as asked.
+        offset: u64,
+        /// The bytes, as many as asked.
+        bytes: Vec<u8>,
+    },
+    /// Accept an offered file. Answers [`Event::Offered`].
+    Accept {
+        /// Session.
+        tag: Tag,
+    },
+    /// Bytes of an [`Event::Chunk`] are with the storage; the buffer may be used again.
+    Stored {
+        /// Session.
+        tag: Tag,
+        /// The buffer of the event, contents irrelevant; or an empty one.
+        buffer: Vec<u8>,
+        /// How many bytes were stored.
+        len: usize,
+    },
+    /// Every byte is verified and durable under its final name. Answers [`Event::Received`].
+    Verified {
+        /// Session.
+        tag: Tag,
+    },
+    /// End a session and tell the peer why: refuse an offer, report a hash mismatch or a full disk, or give up
+    /// sending.
+    Abort {
+        /// Session.
+        tag: Tag,
+        /// What the peer is told.
+        reason: Reason,
+    },
+}
+
+/// What the application learns.
+#[derive(Debug)]
+pub enum Event {
+    /// Sender: the peer answered.
+    Connected {
+        /// Session.
+        tag: Tag,
+        /// Whether contents are encrypted.
+        encrypted: bool,
+        /// Whether the peer understands our extension block.
+        extended: bool,
+    },
+    /// Sender: supply these bytes. Asked in file order, a whole block at a time.
+    Want {
+        /// Session.
+        tag: Tag,
+        /// File offset.
+        offset: u64,
+        /// How many bytes.
+        len: usize,
+        /// A buffer to fill, when one is free; may be empty.
+        buffer: Vec<u8>,
+    },
+    /// Receiver: a peer offers a file. Answer with [`Command::Accept`] or [`Command::Abort`].
+    Offered {
+        /// Session, named by the endpoint.
+        tag: Tag,
+        /// The sender.
+        from: SocketAddr,
+        /// Name as the peer wrote it, up to its NUL; hostile until checked.
+        name: Vec<u8>,
+        /// Bytes; 1 to [`FILE_MAX`], or 0 from a peer with the extension.
+        size: u64,
+        /// xxHash64 the file must have.
+        hash: u64,
+        /// Whether contents will be encrypted.
+        encrypted: bool,
+    },
+    /// Receiver: bytes of the file, each byte exactly once, in no particular order. Answer with
+    /// [`Command::Stored`]. Sent only after [`Command::Accept`].
+    Chunk {
+        /// Session.
+        tag: Tag,
+        /// File offset of the first byte.
+        offset: u64,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// Receiver: all bytes were handed up. Verify them, make them durable and answer with [`Command::Verified`] or
+    /// [`Command::Abort`].
+    Received {
+        /// Session.
+        tag: Tag,
+    },
+    /// How a session stands, ten times a second while it lives.
+    Progress {
+        /// Session.
+        tag: Tag,
+        /// Figures.
+        snapshot: Snapshot,
+    },
+    /// The session ended for its user: the file arrived and was verified, or it failed. Nothing but
+    /// [`Event::Closed`] follows.
+    Finished {
+        /// Session.
+        tag: Tag,
+        /// Final figures.
+        snapshot: Snapshot,
+        /// Why it failed, if it did.
+        result: Result<(), Failure>,
+    },
+    /// The session no longer answers stragglers; the socket may go.
+    Closed {
+        /// Session.
+        tag: Tag,
+    },
+}
+
+/// Where a session stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Waiting for the peer's first answer, or for the application's.
+    #[default]
+    Connecting,
+    /// Data flows.
+    Transferring,
+    /// The peer is silent; one packet every half second looks for it.
+    Probing,
+    /// Everything was sent once; what was lost is sent again.
+    Repairing,
+    /// Everything arrived; the hash is being checked and the file made durable.
+    Verifying,
+    /// Over; stragglers are answered.
+    Lingering,
+}
+
+/// Figures of one session, alike at both ends.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Snapshot {
+    /// Where it stands.
+    pub phase: Phase,
+    /// File size in bytes.
+    pub size: u64,
+    /// File bytes known to be at the receiver.
+    pub done: u64,
+    /// Time since the session began.
+    pub elapsed: Duration,
+    /// File bytes a second now arriving at the receiver.
+    pub goodput: Bitrate,
+    /// Rate the sender now paces at (0 at the receiver).
+    pub pacing: Bitrate,
+    /// Smoothed round trip (sender only).
+    pub rtt: Option<Duration>,
+    /// Least round trip seen (sender only).
+    pub min_rtt: Option<Duration>,
+    /// Share of packets lost on their way, before any repair, 0 to 1.
+    pub loss: f64,
+    /// Parity packets that now follow each full block (sender only).
+    pub parity: u8,
+    /// DATA datagrams sent for the first time, or received.
+    pub data: u64,
+    /// PARITY datagrams sent or received.
+    pub parities: u64,
+    /// Chunks rebuilt from parity (receiver; 0 at the sender).
+    pub repaired: u64,
+    /// Chunks sent again (sender), or asked for again (receiver).
+    pub retransmitted: u64,
+    /// Datagrams that came twice (receiver).
+    pub duplicates: u64,
+    /// Whether contents are encrypted.
+    pub encrypted: bool,
+}
+
+/// The reason byte of SESSION_REJECT (3.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reason(pub u8);
+
+impl Reason {
+    /// The session number is in use.
+    pub const COLLISION: Self = Self(0x01);
+    /// The file arrived with another hash.
+    pub const HASH_MISMATCH: Self = Self(0x02);
+    /// No room for another session now.
+    pub const BUSY: Self = Self(0x03);
+    /// No such file, or an unusable name.
+    pub const NOT_FOUND: Self = Self(0x04);
+    /// A file of that name exists.
+    pub const EXISTS: Self = Self(0x05);
+    /// The peer does not encrypt.
+    pub const NO_ENCRYPTION: Self = Self(0x06);
+    /// The user at the other side gave up (v5.1).
+    pub const DISCONNECT: Self = Self(0x08);
+    /// Size or name out of bounds (ours).
+    pub const INVALID: Self = Self(0xf0);
+    /// The receiver cannot store the file: full disk, I/O error (ours).
+    pub const STORAGE: Self = Self(0xf1);
+    /// The receiver accepts encrypted sessions only (ours).
+    pub const NEEDS_ENCRYPTION: Self = Self(0xf2);
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Self::COLLISION => f.write_str("the session number is in use"),
+            Self::HASH_MISMATCH => f.write_str("the file arrived with another hash"),
+            Self::BUSY => f.write_str("the receiver is busy"),
+            Self::NOT_FOUND => f.write_str("no such file, or a name it cannot use"),
+            Self::EXISTS => f.write_str("a file of that name exists"),
+            Self::NO_ENCRYPTION => f.write_str("the peer does not encrypt"),
+            Self::DISCONNECT => f.write_str("the other side gave up"),
+            Self::INVALID => f.write_str("the peer found the size or the name invalid"),
+            Self::STORAGE => f.write_str("the receiver cannot store the file"),
+            Self::NEEDS_ENCRYPTION => f.write_str("the receiver accepts encrypted transfers only"),
+            Self(code) => write!(f, "unknown reason 0x{code:02x}"),
+        }
+    }
+}
+
+/// Why a session failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Nobody answered the request.
+    #[error("no answer from the peer")]
+    NoAnswer,
+    /// The peer fell silent in the middle.
+    #[error("the peer fell silent")]
+    Silent,
+    /// The peer refused or gave up.
+    #[error("refused by the peer: {0}")]
+    Refused(Reason),
+    /// This side ended it, for this reason.
+    #[error("ended by this side: {0}")]
+    Aborted(Reason),
+    /// The key the peer sent is one that no honest peer sends.
+    #[error("the peer sent an unusable key")]
+    BadKey,
+}

@@ -1,0 +1,2 @@
+//! fulmar: files over bad networks.
+#![deny(unsafe_code)]
