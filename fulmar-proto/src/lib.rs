@@ -4,6 +4,7 @@
 pub mod crypto;
 pub mod engine;
 pub mod fec;
+pub mod hpudp;
 #[cfg(feature = "sim")]
 pub mod sim;
 

@@ -10,7 +10,7 @@ pub use config::{
     NAME_MAX, Parity, TAG, WINDOW, WINDOW_BLOCKS,
 };
 
-use crate::engine::{Bitrate, Endpoint, Meta, Transmit};
+use crate::engine::{self, Bitrate, Meta, Transmit};
 
 /// Names one session of one endpoint to its application. Chosen by the application when it sends; by the endpoint,
 /// from 2^63 up, when a peer offers.
@@ -276,4 +276,41 @@ pub enum Failure {
     /// The key the peer sent is one that no honest peer sends.
     #[error("the peer sent an unusable key")]
     BadKey,
+}
+
+/// All HP-UDP sessions of one socket, sending and receiving.
+#[derive(Debug)]
+pub struct Endpoint {
+    config: Config,
+}
+
+impl Endpoint {
+    /// An endpoint that draws all its randomness from `seed`; a driver passes 32 bytes of entropy, a simulation
+    /// passes its seed. No two endpoints may ever share one on a network.
+    pub fn new(config: Config, seed: [u8; 32]) -> Self {
+        let _ = seed;
+        Self { config }
+    }
+
+    /// The parameters in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+impl engine::Endpoint for Endpoint {
+    type Command = Command;
+    type Event = Event;
+    fn handle_datagram(&mut self, _now: Instant, _meta: Meta, _payload: &mut [u8]) {}
+    fn handle_timeout(&mut self, _now: Instant) {}
+    fn handle_command(&mut self, _now: Instant, _command: Command) {}
+    fn poll_transmit(&mut self, _now: Instant, _max: usize, _buf: &mut Vec<u8>) -> Option<Transmit> {
+        None
+    }
+    fn poll_event(&mut self) -> Option<Event> {
+        None
+    }
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
 }
