@@ -29,7 +29,11 @@ pub struct UnitError {
 ///
 /// One sentence with the text and the allowed forms.
 pub fn parse_bitrate(text: &str) -> Result<Bitrate, UnitError> {
-    let error = |problem| UnitError { text: text.to_owned(), problem, allowed: RATE_FORMS };
+    let error = |problem| UnitError {
+        text: text.to_owned(),
+        problem,
+        allowed: RATE_FORMS,
+    };
     let (number, unit) = split(text).ok_or_else(|| error("no rate"))?;
     let unit = unit.strip_suffix("/s").unwrap_or(unit);
     let scale = scale_of(unit, RATE_UNITS).ok_or_else(|| error("no rate"))?;
@@ -46,10 +50,17 @@ pub fn parse_bitrate(text: &str) -> Result<Bitrate, UnitError> {
 ///
 /// One sentence with the text and the allowed forms.
 pub fn parse_bytes(text: &str) -> Result<Bytes, UnitError> {
-    let error = |problem| UnitError { text: text.to_owned(), problem, allowed: BYTES_FORMS };
+    let error = |problem| UnitError {
+        text: text.to_owned(),
+        problem,
+        allowed: BYTES_FORMS,
+    };
     let (number, unit) = split(text).ok_or_else(|| error("no size"))?;
     let scale = scale_of(unit, BYTES_UNITS).ok_or_else(|| error("no size"))?;
-    number.times(scale).map(Bytes).ok_or_else(|| error("too large a size"))
+    number
+        .times(scale)
+        .map(Bytes)
+        .ok_or_else(|| error("too large a size"))
 }
 
 /// Reads a time: `200ms`, `1.5s`, `50us`, `2min`; `0` needs no unit.
@@ -58,13 +69,20 @@ pub fn parse_bytes(text: &str) -> Result<Bytes, UnitError> {
 ///
 /// One sentence with the text and the allowed forms.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
-    let error = |problem| UnitError { text: text.to_owned(), problem, allowed: DURATION_FORMS };
+    let error = |problem| UnitError {
+        text: text.to_owned(),
+        problem,
+        allowed: DURATION_FORMS,
+    };
     let (number, unit) = split(text).ok_or_else(|| error("no duration"))?;
     if unit.is_empty() && number.billionths == 0 {
         return Ok(Duration::ZERO);
     }
     let scale = scale_of(unit, DURATION_UNITS).ok_or_else(|| error("no duration"))?;
-    number.times(scale).map(Duration::from_nanos).ok_or_else(|| error("too long a duration"))
+    number
+        .times(scale)
+        .map(Duration::from_nanos)
+        .ok_or_else(|| error("too long a duration"))
 }
 
 /// Reads a share of a whole, 0 to 1: `5%`, `0.05`.
@@ -73,7 +91,11 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
 ///
 /// One sentence with the text and the allowed forms.
 pub fn parse_fraction(text: &str) -> Result<f64, UnitError> {
-    let error = |problem| UnitError { text: text.to_owned(), problem, allowed: FRACTION_FORMS };
+    let error = |problem| UnitError {
+        text: text.to_owned(),
+        problem,
+        allowed: FRACTION_FORMS,
+    };
     let (number, unit) = split(text).ok_or_else(|| error("no share"))?;
     let whole = match unit {
         "%" => 100 * BILLION,
@@ -115,7 +137,9 @@ impl Decimal {
 /// quantity here needs.
 fn split(text: &str) -> Option<(Decimal, &str)> {
     let text = text.trim();
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     if whole.is_empty() || fraction.is_empty() || fraction.len() > 9 || whole.len() > 20 {
@@ -125,19 +149,25 @@ fn split(text: &str) -> Option<(Decimal, &str)> {
     let whole: u128 = whole.parse().ok()?;
     // A second point would be left in the fraction, and is no digit.
     let fraction: u128 = fraction.parse().ok()?;
-    Some((Decimal { billionths: whole * BILLION + fraction * scale }, unit.trim_start()))
+    Some((
+        Decimal {
+            billionths: whole * BILLION + fraction * scale,
+        },
+        unit.trim_start(),
+    ))
 }
 
 fn scale_of(unit: &str, units: &[(&str, u64)]) -> Option<u64> {
-    units.iter().find(|(name, _)| *name == unit).map(|&(_, scale)| scale)
+    units
+        .iter()
+        .find(|(name, _)| *name == unit)
+        .map(|&(_, scale)| scale)
 }
 
 const BILLION: u128 = 1_000_000_000;
 
-const RATE_FORMS: &str =
-    "a number and a unit, such as 10M, 1.5Gbit, 800kbit/s (bits, powers of 1000) or 2MB/s, 1MiB/s (bytes)";
-const BYTES_FORMS: &str =
-    "a number and a unit, such as 50MiB, 2KiB (powers of 1024), 10MB, 1.5G (powers of 1000) or plain bytes";
+const RATE_FORMS: &str = "a number and a unit, such as 10M, 1.5Gbit, 800kbit/s (bits, powers of 1000) or 2MB/s, 1MiB/s (bytes)";
+const BYTES_FORMS: &str = "a number and a unit, such as 50MiB, 2KiB (powers of 1024), 10MB, 1.5G (powers of 1000) or plain bytes";
 const DURATION_FORMS: &str = "a number and one of us, ms, s, min, h, such as 200ms or 1.5s";
 const FRACTION_FORMS: &str = "0% to 100%, such as 5%, or 0 to 1, such as 0.05";
 
@@ -204,7 +234,10 @@ mod tests {
     #[test]
     fn what_the_manual_shows() {
         assert_eq!(parse_bitrate("10M").unwrap().bits_per_sec(), 10_000_000);
-        assert_eq!(parse_bitrate("1.5Gbit").unwrap().bits_per_sec(), 1_500_000_000);
+        assert_eq!(
+            parse_bitrate("1.5Gbit").unwrap().bits_per_sec(),
+            1_500_000_000
+        );
         assert_eq!(parse_bitrate("800kbit/s").unwrap().bits_per_sec(), 800_000);
         assert_eq!(parse_bitrate("2MB/s").unwrap().bytes_per_sec(), 2_000_000);
         assert_eq!(parse_bitrate("1MiB/s").unwrap().bytes_per_sec(), 1 << 20);
@@ -219,15 +252,29 @@ mod tests {
         assert_eq!(parse_fraction("0.05").unwrap(), 0.05);
         assert_eq!(parse_fraction("100%").unwrap(), 1.0);
         // Through a float, 0.1 G would be one bit off at some scale or other.
-        assert_eq!(parse_bitrate("0.1Gbit").unwrap().bits_per_sec(), 100_000_000);
+        assert_eq!(
+            parse_bitrate("0.1Gbit").unwrap().bits_per_sec(),
+            100_000_000
+        );
     }
 
     #[test]
     fn what_is_refused() {
-        for text in ["", "M", "10", "10m", "10Mb", "-1M", "1e6", "1..5M", ".5M", "5.M", "10 M bit", "0M", "NaN", "1_000M"] {
+        for text in [
+            "", "M", "10", "10m", "10Mb", "-1M", "1e6", "1..5M", ".5M", "5.M", "10 M bit", "0M",
+            "NaN", "1_000M",
+        ] {
             assert!(parse_bitrate(text).is_err(), "{text:?}");
         }
-        for text in ["", "KiB", "-1", "2kib", "99999999999TiB", "1.0000000001G", "340282366920938463463374607431768211456"] {
+        for text in [
+            "",
+            "KiB",
+            "-1",
+            "2kib",
+            "99999999999TiB",
+            "1.0000000001G",
+            "340282366920938463463374607431768211456",
+        ] {
             assert!(parse_bytes(text).is_err(), "{text:?}");
         }
         for text in ["", "10", "10 m", "1d", "1S", "99999999999h"] {
@@ -241,7 +288,10 @@ mod tests {
     #[test]
     fn an_error_names_the_text_and_the_forms() {
         let sentence = parse_bitrate("10m").unwrap_err().to_string();
-        assert!(sentence.contains("\"10m\"") && sentence.contains("1.5Gbit"), "{sentence}");
+        assert!(
+            sentence.contains("\"10m\"") && sentence.contains("1.5Gbit"),
+            "{sentence}"
+        );
         assert!(!sentence.contains('\n'), "{sentence}");
     }
 

@@ -1,0 +1,4 @@
+//! demo
+mod relay;
+pub mod tcp_model;
+pub use relay::{Relay, RelayStats};
