@@ -1,2 +1,4 @@
 //! fulmar: files over bad networks.
 #![deny(unsafe_code)]
+
+pub mod driver;
