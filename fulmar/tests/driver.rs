@@ -13,12 +13,14 @@ use fulmar_proto::{Ecn, Endpoint, Meta, Transmit};
 #[derive(Debug, Default)]
 struct Toy {
     echo: bool,
-    queue: VecDeque<(SocketAddr, Option<IpAddr>, Vec<u8>, Option<usize>)>,
+    queue: VecDeque<Outgoing>,
     told: VecDeque<Told>,
     numbers: std::ops::Range<u64>,
     timer: Option<Instant>,
     commands: u64,
 }
+
+type Outgoing = (SocketAddr, Option<IpAddr>, Vec<u8>, Option<usize>);
 
 #[derive(Debug)]
 enum Ask {

@@ -9,7 +9,7 @@
 //! 0.6 keeps 96 bytes of control data where four messages need 120.
 
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 
 use fulmar_proto::{Ecn, Meta, Transmit};
@@ -370,9 +370,7 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
 
 fn mapped(addr: SocketAddr) -> SocketAddr {
     match addr {
-        SocketAddr::V4(v4) => {
-            SocketAddrV6::new(Ipv6Addr::from(v4.ip().to_ipv6_mapped()), v4.port(), 0, 0).into()
-        }
+        SocketAddr::V4(v4) => SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0).into(),
         SocketAddr::V6(_) => addr,
     }
 }
