@@ -1,6 +1,7 @@
 //! HP-UDP v5.0: one file per session over UDP, with forward error correction and selective repair.
 
 mod config;
+mod packet;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
