@@ -41,8 +41,6 @@ pub struct Net<E: Endpoint> {
     air: Air,
     trace: Trace,
     unroutable: u64,
-    /// Rounds at the present instant.
-    rounds: u64,
     buf: Vec<u8>,
 }
 
@@ -61,7 +59,6 @@ impl<E: Endpoint> Net<E> {
             air: Air::default(),
             trace: Trace::new(),
             unroutable: 0,
-            rounds: 0,
             buf: Vec::new(),
         }
     }
@@ -88,6 +85,7 @@ impl<E: Endpoint> Net<E> {
             wake,
             touched: false,
             lag,
+            rounds: (self.now, 0),
         });
         id
     }
@@ -182,7 +180,7 @@ impl<E: Endpoint> Net<E> {
             to,
             sender: None,
             from,
-            via: None,
+            sent_to: None,
             ecn: None,
         };
         self.air.push(self.now, flight, payload);
@@ -208,8 +206,7 @@ impl<E: Endpoint> Net<E> {
         let Some(at) = self.next_instant() else {
             return false;
         };
-        self.advance(at);
-        self.count_round();
+        self.now = at;
         let before = self.air.order;
         while let Some(landed) = self.air.pop_due(self.now, before) {
             self.deliver(landed);
@@ -233,7 +230,7 @@ impl<E: Endpoint> Net<E> {
                 return true;
             }
             if self.next_instant().is_none_or(|at| at > deadline) {
-                self.advance(deadline);
+                self.now = deadline;
                 return false;
             }
             self.step();
@@ -259,31 +256,15 @@ impl<E: Endpoint> Net<E> {
         Some(next.max(self.now))
     }
 
-    fn advance(&mut self, to: Instant) {
-        if to > self.now {
-            self.now = to;
-            self.rounds = 0;
-        }
-    }
-
-    fn count_round(&mut self) {
-        self.rounds += 1;
-        let elapsed = self.elapsed();
-        assert!(
-            self.rounds <= ROUNDS_MAX,
-            "an endpoint spins: more than {ROUNDS_MAX} rounds at {elapsed:?} after the start"
-        );
-    }
-
     fn deliver(&mut self, landed: Landed) {
         let Flight {
             to,
             sender,
             from,
-            via,
+            sent_to,
             ecn,
         } = landed.flight;
-        let arrives = self.nat_remembers(to, sender, via);
+        let arrives = self.nat_remembers(to, sender, sent_to);
         self.trace.mix(self.elapsed().as_nanos() as u64);
         self.trace.mix(to.0 as u64 + u64::from(arrives) * (1 << 32));
         let mut payload = landed.payload;
@@ -319,6 +300,7 @@ impl<E: Endpoint> Net<E> {
     fn service(&mut self, id: NodeId) {
         let now = self.now;
         let node = &mut self.nodes[id.0];
+        node.count_round(now);
         node.touched = false;
         if node.endpoint.poll_timeout().is_some_and(|at| at <= now) {
             node.endpoint.handle_timeout(now);
@@ -330,7 +312,7 @@ impl<E: Endpoint> Net<E> {
             let Some(transmit) = endpoint.poll_transmit(now, SEGMENTS, &mut buf) else {
                 break;
             };
-            self.count_round();
+            self.nodes[id.0].count_round(now);
             assert_eq!(
                 transmit.len,
                 buf.len(),
@@ -394,7 +376,7 @@ impl<E: Endpoint> Net<E> {
                 to: place.node,
                 sender: Some(from),
                 from: seen,
-                via: Some(place),
+                sent_to: Some(place),
                 ecn,
             };
             self.air.push(
@@ -441,9 +423,22 @@ struct Node<E: Endpoint> {
     /// Something reached it and it was not serviced since.
     touched: bool,
     lag: Duration,
+    /// When it was last serviced, and how many rounds it has worked at that instant.
+    rounds: (Instant, u64),
 }
 
 impl<E: Endpoint> Node<E> {
+    fn count_round(&mut self, now: Instant) {
+        let (at, rounds) = &mut self.rounds;
+        *rounds = if *at == now { *rounds + 1 } else { 1 };
+        *at = now;
+        assert!(
+            *rounds <= ROUNDS_MAX,
+            "the endpoint at {} spins: {ROUNDS_MAX} rounds at one instant",
+            self.addr
+        );
+    }
+
     fn reschedule(&mut self, now: Instant) {
         // What is due already finds the host awake; only a sleeper wakes late.
         self.wake = self
@@ -469,7 +464,7 @@ struct Flight {
     sender: Option<NodeId>,
     from: SocketAddr,
     /// What the address it was sent to stood for.
-    via: Option<Place>,
+    sent_to: Option<Place>,
     ecn: Option<Ecn>,
 }
 
@@ -605,7 +600,7 @@ fn ecn_code(ecn: Option<Ecn>) -> u64 {
 const UNROUTABLE: u64 = u64::MAX;
 /// Segments asked of `poll_transmit` at a time, like a driver with GSO.
 const SEGMENTS: usize = 16;
-/// More steps and transmissions than this at one instant are a spinning endpoint.
+/// A node that is serviced and transmits more often than this at one instant spins.
 const ROUNDS_MAX: u64 = 1_000_000;
 /// Where a NAT looks for a free port after the last one.
 const FIRST_PORT: u16 = 1024;
