@@ -20,10 +20,12 @@
 //! It does *not* do I/O, read a clock, model IP fragmentation or mark congestion (ECN passes unchanged), and knows
 //! no protocol.
 
+mod air;
 mod link;
 mod net;
 mod profile;
 mod rng;
+mod trace;
 
 pub use link::{Deliveries, Delivery, Fate, Link, LinkConfig, LinkStats, Loss};
 pub use net::{LinkId, Net, NodeId};

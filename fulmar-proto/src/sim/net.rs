@@ -9,13 +9,14 @@
 //! returns a [`Transmit`](crate::Transmit) which does not match its buffer, panics with a sentence that says so.
 //! It does *not* model an application, a host's send buffer or the cost of computing.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::air::Air;
 use super::link::{Fate, Link, LinkConfig};
 use super::rng::Rng;
+use super::trace::Trace;
 use crate::engine::{Ecn, Endpoint, Meta};
 
 /// Names a node of one [`Net`].
@@ -38,7 +39,7 @@ pub struct Net<E: Endpoint> {
     places: BTreeMap<SocketAddr, Place>,
     /// The address a NAT gave a node after that many rebindings of that link.
     mapped: BTreeMap<(NodeId, LinkId, usize), SocketAddr>,
-    air: Air,
+    air: Air<Flight>,
     trace: Trace,
     unroutable: u64,
     buf: Vec<u8>,
@@ -56,7 +57,7 @@ impl<E: Endpoint> Net<E> {
             routes: BTreeMap::new(),
             places: BTreeMap::new(),
             mapped: BTreeMap::new(),
-            air: Air::default(),
+            air: Air::new(),
             trace: Trace::new(),
             unroutable: 0,
             buf: Vec::new(),
@@ -207,9 +208,9 @@ impl<E: Endpoint> Net<E> {
             return false;
         };
         self.now = at;
-        let before = self.air.order;
-        while let Some(landed) = self.air.pop_due(self.now, before) {
-            self.deliver(landed);
+        // Arrivals only touch nodes; nothing sets out before all of this instant have landed.
+        while let Some((flight, payload)) = self.air.pop_due(self.now) {
+            self.deliver(flight, payload);
         }
         for index in 0..self.nodes.len() {
             let node = &self.nodes[index];
@@ -240,7 +241,7 @@ impl<E: Endpoint> Net<E> {
     /// A hash over everything that happened: each datagram offered (time, ends, ECN, bytes, fate, arrivals), and each
     /// arrival. Equal hashes mean equal runs.
     pub fn trace_hash(&self) -> u64 {
-        self.trace.0
+        self.trace.hash()
     }
 
     fn next_instant(&self) -> Option<Instant> {
@@ -256,18 +257,17 @@ impl<E: Endpoint> Net<E> {
         Some(next.max(self.now))
     }
 
-    fn deliver(&mut self, landed: Landed) {
+    fn deliver(&mut self, flight: Flight, mut payload: Vec<u8>) {
         let Flight {
             to,
             sender,
             from,
             sent_to,
             ecn,
-        } = landed.flight;
+        } = flight;
         let arrives = self.nat_remembers(to, sender, sent_to);
         self.trace.mix(self.elapsed().as_nanos() as u64);
         self.trace.mix(to.0 as u64 + u64::from(arrives) * (1 << 32));
-        let mut payload = landed.payload;
         if arrives {
             let node = &mut self.nodes[to.0];
             let meta = Meta {
@@ -466,115 +466,6 @@ struct Flight {
     /// What the address it was sent to stood for.
     sent_to: Option<Place>,
     ecn: Option<Ecn>,
-}
-
-struct Landed {
-    flight: Flight,
-    payload: Vec<u8>,
-}
-
-/// Everything under way, by time and then by the order in which it set out.
-#[derive(Default)]
-struct Air {
-    due: BinaryHeap<Reverse<Due>>,
-    /// Flights sit still here while the heap moves their small keys.
-    flights: Vec<Option<Landed>>,
-    free: Vec<usize>,
-    spare: Vec<Vec<u8>>,
-    order: u64,
-}
-
-impl Air {
-    fn push(&mut self, at: Instant, flight: Flight, payload: &[u8]) {
-        let mut bytes = self.spare.pop().unwrap_or_default();
-        bytes.clear();
-        bytes.extend_from_slice(payload);
-        let landed = Some(Landed {
-            flight,
-            payload: bytes,
-        });
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                self.flights[slot] = landed;
-                slot
-            }
-            None => {
-                self.flights.push(landed);
-                self.flights.len() - 1
-            }
-        };
-        self.schedule(at, Some(slot));
-    }
-
-    fn push_alarm(&mut self, at: Instant) {
-        self.schedule(at, None);
-    }
-
-    fn schedule(&mut self, at: Instant, slot: Option<usize>) {
-        self.due.push(Reverse(Due {
-            at,
-            order: self.order,
-            slot,
-        }));
-        self.order += 1;
-    }
-
-    fn next(&self) -> Option<Instant> {
-        self.due.peek().map(|Reverse(due)| due.at)
-    }
-
-    /// The next arrival that is due at `now` and set out before number `before`; alarms on the way are spent.
-    fn pop_due(&mut self, now: Instant, before: u64) -> Option<Landed> {
-        loop {
-            let Reverse(due) = self.due.peek()?;
-            if due.at > now || due.order >= before {
-                return None;
-            }
-            let Reverse(due) = self.due.pop()?;
-            if let Some(slot) = due.slot {
-                self.free.push(slot);
-                return self.flights[slot].take();
-            }
-        }
-    }
-
-    fn recycle(&mut self, payload: Vec<u8>) {
-        self.spare.push(payload);
-    }
-}
-
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Due {
-    at: Instant,
-    order: u64,
-    /// Of the flight; `None` is an alarm.
-    slot: Option<usize>,
-}
-
-/// A running 64-bit hash, word by word: xor, multiply, rotate. Tells runs apart; resists nobody.
-struct Trace(u64);
-
-impl Trace {
-    fn new() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-
-    fn mix(&mut self, word: u64) {
-        self.0 = (self.0 ^ word)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            .rotate_left(29);
-    }
-
-    fn mix_bytes(&mut self, bytes: &[u8]) {
-        self.mix(bytes.len() as u64);
-        let (words, tail) = bytes.as_chunks::<8>();
-        for &word in words {
-            self.mix(u64::from_le_bytes(word));
-        }
-        let mut last = [0; 8];
-        last[..tail.len()].copy_from_slice(tail);
-        self.mix(u64::from_le_bytes(last));
-    }
 }
 
 fn fate_code(fate: Fate) -> u64 {
