@@ -33,14 +33,9 @@ impl<const BITS: u32> Wrapped<BITS> {
         // How far back the same number lies: the rest of a span, which with 64 bits does not fit when `ahead` is 0.
         let behind = (Self::MASK - ahead).saturating_add(1);
         match (near.checked_add(ahead), near.checked_sub(behind)) {
-            (Some(later), Some(earlier)) => {
-                if ahead <= behind {
-                    later
-                } else {
-                    earlier
-                }
-            }
-            (Some(only), None) | (None, Some(only)) => only,
+            (Some(later), Some(_)) if ahead <= behind => later,
+            (_, Some(earlier)) => earlier,
+            (Some(later), None) => later,
             // Cannot be: the two lie one span apart and all of 0..=MASK is a u64.
             (None, None) => self.0,
         }
