@@ -30,7 +30,6 @@ impl Pacer {
         self.bucket.settle(now);
         self.bucket.rate = rate;
         self.bucket.cap = Self::cap(rate, self.burst);
-        self.bucket.balance = self.bucket.balance.min(self.bucket.cap);
     }
 
     /// The rate now paced at.

@@ -195,6 +195,11 @@ mod tests {
                 "{smoothed:?} from {start:?}"
             );
             assert_eq!(rtt.rto(), MS * 200, "the least time-out");
+            (0..200).for_each(|_| rtt.sample(now, MS * 400));
+            assert!(
+                rtt.rto() > MS * 400 + MS * 9 / 10,
+                "a still path leaves room for the clock"
+            );
         }
         let mut rtt = RttEstimator::new(MS);
         rtt.sample(now, Duration::MAX);
@@ -248,10 +253,18 @@ mod tests {
         let start = Instant::now() + Duration::from_secs(100);
         let mut rtt = RttEstimator::new(MS);
         rtt.sample(start, MS * 30);
+        rtt.sample(start + Duration::from_secs(5), MS * 20);
+        rtt.sample(start - Duration::from_secs(50), MS * 25);
         rtt.sample(start + Duration::from_secs(5), MS * 40);
+        assert_eq!(
+            rtt.min(),
+            Some(MS * 20),
+            "nothing measured before the step is lost"
+        );
+        rtt.sample(start + Duration::from_secs(12), MS * 40);
+        assert_eq!(rtt.min(), Some(MS * 20));
         rtt.sample(start - Duration::from_secs(50), MS * 10);
-        assert_eq!(rtt.min(), Some(MS * 10));
-        rtt.sample(start + Duration::from_secs(5), MS * 40);
+        rtt.sample(start + Duration::from_secs(20), MS * 40);
         assert_eq!(
             rtt.min(),
             Some(MS * 10),

@@ -30,14 +30,13 @@ impl<const BITS: u32> Wrapped<BITS> {
     /// the closest would be below zero or above `u64::MAX`, the closest that exists.
     pub const fn widen(self, near: u64) -> u64 {
         let ahead = self.0.wrapping_sub(near) & Self::MASK;
-        // How far back the same number lies; with 64 bits there is only one, and `ahead` cannot reach it.
+        // How far back the same number lies: the rest of a span, which with 64 bits does not fit when `ahead` is 0.
         let behind = (Self::MASK - ahead).saturating_add(1);
-        let later = near.checked_add(ahead);
-        let earlier = near.checked_sub(behind);
-        match (later, earlier) {
+        match (near.checked_add(ahead), near.checked_sub(behind)) {
             (Some(later), Some(_)) if ahead <= behind => later,
             (_, Some(earlier)) => earlier,
             (Some(later), None) => later,
+            // Cannot be: the two lie one span apart and all of 0..=MASK is a u64.
             (None, None) => self.0,
         }
     }

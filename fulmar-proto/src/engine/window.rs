@@ -277,7 +277,6 @@ mod tests {
                 front = front.saturating_add(if forward == 199 { 3 * size as u64 + 7 } else { forward / 8 });
                 let seq = if back < 1000 { front.saturating_sub(back % 160) } else { front.saturating_sub(back) };
                 let in_reach = seen.last().is_none_or(|&top: &u64| seq > top || top - seq < size as u64);
-                // Below the very first number the window has no memory limit to fall out of but its size.
                 let expected = in_reach && !seen.contains(&seq);
                 prop_assert_eq!(window.is_fresh(seq), expected, "seq {} after {:?}", seq, seen.last());
                 prop_assert_eq!(window.accept(seq), expected);
