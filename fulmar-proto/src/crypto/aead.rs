@@ -4,8 +4,8 @@
 //! a second one (`hp-udp` 19.1). A [`Sealer`] that is *guarded* remembers what it sealed and panics on the second
 //! content, before the bytes can leave; sealing the same content again gives the same bytes and is allowed.
 //!
-//! Key schedules live in a context of AWS-LC, which is overwritten before its memory is given back. This module does
-//! not make nonces, count packets under a key, or detect replays.
+//! Key schedules live in a context of AWS-LC on the heap, which AWS-LC overwrites before it frees it; the caller wipes
+//! the key it passed. This module does not make nonces, count packets under a key, or detect replays.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -170,6 +170,8 @@ const GENERATION: usize = 131_072;
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use aws_lc_rs::cipher::{AES_128, EncryptingKey, UnboundCipherKey};
@@ -337,11 +339,11 @@ mod tests {
             Nonce(nonce)
         };
         let mut guard = Guard::default();
-        for n in 0..3 * GENERATION {
+        for n in 0..=3 * GENERATION {
             guard.check(nonce(n), [1; TAG]);
             assert!(guard.young.len() + guard.old.len() <= 2 * GENERATION);
         }
-        let oldest = 3 * GENERATION - GENERATION;
+        let oldest = 2 * GENERATION + 1;
         assert!(catch_unwind(AssertUnwindSafe(|| guard.check(nonce(oldest), [2; TAG]))).is_err());
     }
 
@@ -418,7 +420,7 @@ mod tests {
     /// The inverse of a small prime: the first multiple of it that is one more than a multiple of `modulus`.
     fn inverse_modulo(prime: u128, modulus: u128) -> u128 {
         let times = (1..prime)
-            .find(|t| (t * (modulus % prime) + 1) % prime == 0)
+            .find(|t| (t * (modulus % prime) + 1).is_multiple_of(prime))
             .unwrap();
         times * (modulus / prime) + (times * (modulus % prime) + 1) / prime
     }
@@ -433,7 +435,7 @@ mod tests {
                 if a >> bit & 1 == 1 {
                     product ^= b;
                 }
-                b = b >> 1 ^ (b & 1) * (0xe1 << 120);
+                b = (b >> 1) ^ ((b & 1) * (0xe1 << 120));
             }
             product
         }
@@ -455,7 +457,7 @@ mod tests {
         }
 
         pub(super) fn of(h: u128, aad: &[u8], ciphertext: &[u8]) -> u128 {
-            let lengths = (aad.len() as u128 * 8) << 64 | ciphertext.len() as u128 * 8;
+            let lengths = ((aad.len() as u128 * 8) << 64) | (ciphertext.len() as u128 * 8);
             let blocks = [aad, ciphertext]
                 .into_iter()
                 .flat_map(|part| part.chunks(16))

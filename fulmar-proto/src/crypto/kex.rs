@@ -75,6 +75,8 @@ impl KeyType for Length {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use aws_lc_rs::hmac;
 
     use super::super::hex;

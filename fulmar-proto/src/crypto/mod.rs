@@ -10,6 +10,7 @@ pub use aead::{Nonce, Opener, Sealer, Suite, TAG};
 pub use kex::{Secret, Shared, hkdf_sha256};
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 fn hex(digits: &str) -> Vec<u8> {
     (0..digits.len())
         .step_by(2)
