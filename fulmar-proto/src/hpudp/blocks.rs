@@ -215,10 +215,7 @@ impl Blocks {
         }
         let k = k(self.total, block) as u16;
         let open = self.open(now, at, block, pool);
-        let held = open.decoder.parity_held();
-        let fresh = open.decoder.insert(k + u16::from(index), bytes);
-        pool.open_bytes += (open.decoder.parity_held() - held) * bytes.len();
-        match fresh {
+        match open.decoder.insert(k + u16::from(index), bytes) {
             Inserted::New => Arrival::New(self.advance(at, block, 0, pool, out)),
             Inserted::Duplicate | Inserted::Refused => Arrival::Duplicate,
         }
@@ -272,7 +269,7 @@ impl Blocks {
     pub(super) fn clear(&mut self, pool: &mut Pool) {
         for slot in self.slots.drain(..) {
             if let Slot::Open(open) = slot {
-                release(open.decoder, self.chunk, pool);
+                release(open.decoder, pool);
             }
         }
     }
@@ -341,8 +338,8 @@ impl Blocks {
             self.losses.count(open, k(self.total, block));
             let Slot::Open(open) = std::mem::replace(&mut self.slots[at], Slot::Done) else { return 0 };
             let offset = block * BLOCK * self.chunk as u64;
-            pool.open_bytes -= (usize::from(k(self.total, block) as u16) + open.decoder.parity_held()) * self.chunk;
             let mut bytes = open.decoder.into_buffer();
+            pool.open_bytes -= bytes.len();
             let left = usize::try_from(self.size - offset).unwrap_or(usize::MAX);
             bytes.truncate(left);
             out.push(Run { offset, bytes });
@@ -388,7 +385,7 @@ impl Blocks {
             }
         }
         self.slots[at] = Slot::Spilled { present, touched: open.touched };
-        release(open.decoder, self.chunk, pool);
+        release(open.decoder, pool);
         true
     }
 }
@@ -421,10 +418,9 @@ pub(super) fn k(total: u64, block: u64) -> u64 {
     BLOCK.min(total - block * BLOCK)
 }
 
-fn release(decoder: BlockDecoder, chunk: usize, pool: &mut Pool) {
-    let parity = decoder.parity_held() * chunk;
+fn release(decoder: BlockDecoder, pool: &mut Pool) {
     let buffer = decoder.into_buffer();
-    pool.open_bytes -= buffer.len() + parity;
+    pool.open_bytes -= buffer.len();
     pool.recycle(buffer);
 }
 

@@ -222,6 +222,7 @@ impl Delivery {
         let lossy = loss > self.base_loss + margin(self.base_loss, round.sent);
         let queued = delay > self.base_delay + limit;
         let busy = left > 0.7 * self.rate;
+        eprintln!("DBG {:?} rate {:.2} left {:.2} arrived {:.2} loss {:.3} base {:.3} delay {:.1}ms base {:.1} lossy {lossy} queued {queued} n {}", self.mode, self.rate/1e6, left/1e6, arrived/1e6, loss, self.base_loss, delay*1e3, self.base_delay*1e3, round.sent);
         match self.mode {
             Mode::Startup if lossy || queued => {
                 let resume = Resume::Startup { rate: self.rate, loss };

@@ -170,6 +170,12 @@ impl Receiver {
         self.arrivals.count == 0 && now.duration_since(self.started) > HALF_OPEN
     }
 
+    /// Another session took its place.
+    pub(super) fn on_displaced(&mut self, now: Instant, shared: &mut Shared<'_>) {
+        self.end(now, Err(Failure::Silent), None, shared);
+        self.close(shared);
+    }
+
     /// Over for the user, though stragglers may still be answered.
     pub(super) fn is_over(&self) -> bool {
         matches!(self.state, State::Lingering { .. } | State::Closed)
@@ -438,9 +444,14 @@ impl Receiver {
             }
         }
         if self.timers.expire(Timer::Linger, now) {
-            self.state = State::Closed;
-            shared.events.push_back(Event::Closed { tag: self.tag });
+            self.close(shared);
         }
+    }
+
+    fn close(&mut self, shared: &mut Shared<'_>) {
+        self.state = State::Closed;
+        self.timers = Timers::new();
+        shared.events.push_back(Event::Closed { tag: self.tag });
     }
 
     /// Appends one datagram, if one is due.

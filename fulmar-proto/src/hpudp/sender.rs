@@ -14,7 +14,7 @@ use super::feedback::{Feedback, Marks};
 use super::packet::{Extension, Header, Heartbeat, Kind, SessionReq, control, feature, flag};
 use super::parity::{self, Path};
 use super::rate::{Controller, Report};
-use super::session::{Counter, Shared, Timer, table_interval};
+use super::session::{Counter, Shared, Timer};
 use super::{Event, Failure, Phase, Reason, Request, Snapshot, Tag, blocks, keys};
 use crate::crypto::{Sealer, Secret};
 use crate::engine::{Bitrate, Pacer, RangeSet, RttEstimator, SendWindow, Timers};
@@ -173,14 +173,6 @@ impl Sender {
         it
     }
 
-    pub(super) fn id(&self) -> u32 {
-        self.id
-    }
-
-    pub(super) fn request(&self) -> &Request {
-        &self.request
-    }
-
     pub(super) fn is_closed(&self) -> bool {
         self.state == State::Closed
     }
@@ -265,10 +257,13 @@ impl Sender {
 
     fn on_session_accept(&mut self, now: Instant, payload: &[u8], rest: &[u8], shared: &mut Shared<'_>) {
         let (Some(secret), Some(key)) = (&self.secret, payload.first_chunk::<32>()) else { return };
-        let Some(sealer) = keys::sealer(secret, key, self.id) else {
+        let Some(mut sealer) = keys::sealer(secret, key, self.id) else {
             self.end(now, Err(Failure::BadKey), shared);
             return;
         };
+        if shared.guard {
+            sealer.guard();
+        }
         self.sealer = Some(sealer);
         self.secret = None;
         self.extension = Extension::parse(&rest[payload.len()..]).filter(|_| shared.config.extensions);
@@ -335,6 +330,13 @@ impl Sender {
         self.ask(shared);
         self.wake = Some(now);
         true
+    }
+
+    /// A heartbeat from another address than the peer's: taken only when it echoes a stamp that was never echoed
+    /// before, which only the receiver can know.
+    pub(super) fn on_heartbeat_from_elsewhere(&mut self, now: Instant, header: &Header, rest: &[u8], shared: &mut Shared<'_>) -> bool {
+        let news = self.plausible(header, rest).is_some_and(|beat| beat.echo > self.feedback.echoed());
+        news && self.on_heartbeat(now, header, rest, shared)
     }
 
     /// Reads a heartbeat in the field order in which it can be true (7.2).
@@ -534,7 +536,8 @@ impl Sender {
                 break;
             }
             let len = buf.len() - before;
-            if len != *segment.get_or_insert(len) {
+            segment.get_or_insert(len);
+            if len < DATAGRAM_MAX {
                 break;
             }
         }

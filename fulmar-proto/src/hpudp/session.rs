@@ -18,6 +18,8 @@ pub(super) struct Shared<'a> {
     pub(super) counters: &'a mut Counters<Counter>,
     /// Scratch for runs on their way into events.
     pub(super) runs: &'a mut Vec<Run>,
+    /// Watch nonces.
+    pub(super) guard: bool,
 }
 
 /// The timers of a session, of either half.
