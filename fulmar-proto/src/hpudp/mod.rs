@@ -1,16 +1,44 @@
 //! HP-UDP v5.0: one file per session over UDP, with forward error correction and selective repair.
+//!
+//! ```text
+//!  application   Command::Send, Supply          Event::Chunk, Received   application
+//!       │                 ▲ Event::Want                ▲   │ Stored, Verified
+//!       ▼                 │                            │   ▼
+//!  sender.rs ── window of blocks, repairs      receiver.rs ── blocks.rs (memory, FEC)
+//!   │  ├ feedback.rs  what left, what came             │
+//!   │  ├ rate.rs      how fast                         │ heartbeat: delivered, loss, missing
+//!   │  └ parity.rs    how much parity                  │
+//!   ▼                                                  ▼
+//!  endpoint.rs ── sessions by (peer, SessionID) ── packet.rs ── bytes
+//! ```
+//!
+//! Clause numbers are those of `specs/hp-udp.md`. This module does *not* touch files or sockets, and it does *not*
+//! authenticate peers: v5.0 has no means to.
 
+mod blocks;
 mod config;
+mod endpoint;
+mod feedback;
+mod keys;
+mod packet;
+mod parity;
+mod rate;
+mod receiver;
+mod sender;
+mod session;
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use config::{
     ACCEPT_AHEAD, BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, Control, DATAGRAM_MAX, FILE_MAX, HEADER, Layout, NACKS,
     NAME_MAX, Parity, TAG, WINDOW, WINDOW_BLOCKS,
 };
 
-use crate::engine::{self, Bitrate, Meta, Transmit};
+pub use endpoint::Endpoint;
+pub use session::Counter;
+
+use crate::engine::Bitrate;
 
 /// Names one session of one endpoint to its application. Chosen by the application when it sends; by the endpoint,
 /// from 2^63 up, when a peer offers.
@@ -276,41 +304,4 @@ pub enum Failure {
     /// The key the peer sent is one that no honest peer sends.
     #[error("the peer sent an unusable key")]
     BadKey,
-}
-
-/// All HP-UDP sessions of one socket, sending and receiving.
-#[derive(Debug)]
-pub struct Endpoint {
-    config: Config,
-}
-
-impl Endpoint {
-    /// An endpoint that draws all its randomness from `seed`; a driver passes 32 bytes of entropy, a simulation
-    /// passes its seed. No two endpoints may ever share one on a network.
-    pub fn new(config: Config, seed: [u8; 32]) -> Self {
-        let _ = seed;
-        Self { config }
-    }
-
-    /// The parameters in force.
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-}
-
-impl engine::Endpoint for Endpoint {
-    type Command = Command;
-    type Event = Event;
-    fn handle_datagram(&mut self, _now: Instant, _meta: Meta, _payload: &mut [u8]) {}
-    fn handle_timeout(&mut self, _now: Instant) {}
-    fn handle_command(&mut self, _now: Instant, _command: Command) {}
-    fn poll_transmit(&mut self, _now: Instant, _max: usize, _buf: &mut Vec<u8>) -> Option<Transmit> {
-        None
-    }
-    fn poll_event(&mut self) -> Option<Event> {
-        None
-    }
-    fn poll_timeout(&self) -> Option<Instant> {
-        None
-    }
 }

@@ -17,15 +17,19 @@
 //! assert_eq!(arrivals, [start + Duration::from_millis(70)]);
 //! ```
 //!
-//! It does *not* do I/O, read a clock, model IP fragmentation or mark congestion (ECN passes unchanged), and knows
-//! no protocol.
+//! It does *not* do I/O, read a clock, model IP fragmentation or mark congestion (ECN passes unchanged). Links and networks know
+//! no protocol; [`Transfer`] and [`World`] run HP-UDP over them.
 
+mod air;
 mod link;
 mod net;
 mod profile;
 mod rng;
+mod trace;
+mod transfer;
 
 pub use link::{Deliveries, Delivery, Fate, Link, LinkConfig, LinkStats, Loss};
 pub use net::{LinkId, Net, NodeId};
 pub use profile::Profile;
 pub use rng::Rng;
+pub use transfer::{Flow, FlowId, Outcome, Transfer, World};

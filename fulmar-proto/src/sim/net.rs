@@ -9,13 +9,14 @@
 //! returns a [`Transmit`](crate::Transmit) which does not match its buffer, panics with a sentence that says so.
 //! It does *not* model an application, a host's send buffer or the cost of computing.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::air::Air;
 use super::link::{Fate, Link, LinkConfig};
 use super::rng::Rng;
+use super::trace::Trace;
 use crate::engine::{Ecn, Endpoint, Meta};
 
 /// Names a node of one [`Net`].
@@ -38,11 +39,9 @@ pub struct Net<E: Endpoint> {
     places: BTreeMap<SocketAddr, Place>,
     /// The address a NAT gave a node after that many rebindings of that link.
     mapped: BTreeMap<(NodeId, LinkId, usize), SocketAddr>,
-    air: Air,
+    air: Air<Flight>,
     trace: Trace,
     unroutable: u64,
-    /// Rounds at the present instant.
-    rounds: u64,
     buf: Vec<u8>,
 }
 
@@ -58,10 +57,9 @@ impl<E: Endpoint> Net<E> {
             routes: BTreeMap::new(),
             places: BTreeMap::new(),
             mapped: BTreeMap::new(),
-            air: Air::default(),
+            air: Air::new(),
             trace: Trace::new(),
             unroutable: 0,
-            rounds: 0,
             buf: Vec::new(),
         }
     }
@@ -88,6 +86,7 @@ impl<E: Endpoint> Net<E> {
             wake,
             touched: false,
             lag,
+            rounds: (self.now, 0),
         });
         id
     }
@@ -182,7 +181,7 @@ impl<E: Endpoint> Net<E> {
             to,
             sender: None,
             from,
-            via: None,
+            sent_to: None,
             ecn: None,
         };
         self.air.push(self.now, flight, payload);
@@ -208,11 +207,10 @@ impl<E: Endpoint> Net<E> {
         let Some(at) = self.next_instant() else {
             return false;
         };
-        self.advance(at);
-        self.count_round();
-        let before = self.air.order;
-        while let Some(landed) = self.air.pop_due(self.now, before) {
-            self.deliver(landed);
+        self.now = at;
+        // Arrivals only touch nodes; nothing sets out before all of this instant have landed.
+        while let Some((flight, payload)) = self.air.pop_due(self.now) {
+            self.deliver(flight, payload);
         }
         for index in 0..self.nodes.len() {
             let node = &self.nodes[index];
@@ -233,7 +231,7 @@ impl<E: Endpoint> Net<E> {
                 return true;
             }
             if self.next_instant().is_none_or(|at| at > deadline) {
-                self.advance(deadline);
+                self.now = deadline;
                 return false;
             }
             self.step();
@@ -243,7 +241,7 @@ impl<E: Endpoint> Net<E> {
     /// A hash over everything that happened: each datagram offered (time, ends, ECN, bytes, fate, arrivals), and each
     /// arrival. Equal hashes mean equal runs.
     pub fn trace_hash(&self) -> u64 {
-        self.trace.0
+        self.trace.hash()
     }
 
     fn next_instant(&self) -> Option<Instant> {
@@ -259,34 +257,17 @@ impl<E: Endpoint> Net<E> {
         Some(next.max(self.now))
     }
 
-    fn advance(&mut self, to: Instant) {
-        if to > self.now {
-            self.now = to;
-            self.rounds = 0;
-        }
-    }
-
-    fn count_round(&mut self) {
-        self.rounds += 1;
-        let elapsed = self.elapsed();
-        assert!(
-            self.rounds <= ROUNDS_MAX,
-            "an endpoint spins: more than {ROUNDS_MAX} rounds at {elapsed:?} after the start"
-        );
-    }
-
-    fn deliver(&mut self, landed: Landed) {
+    fn deliver(&mut self, flight: Flight, mut payload: Vec<u8>) {
         let Flight {
             to,
             sender,
             from,
-            via,
+            sent_to,
             ecn,
-        } = landed.flight;
-        let arrives = self.nat_remembers(to, sender, via);
+        } = flight;
+        let arrives = self.nat_remembers(to, sender, sent_to);
         self.trace.mix(self.elapsed().as_nanos() as u64);
         self.trace.mix(to.0 as u64 + u64::from(arrives) * (1 << 32));
-        let mut payload = landed.payload;
         if arrives {
             let node = &mut self.nodes[to.0];
             let meta = Meta {
@@ -319,6 +300,7 @@ impl<E: Endpoint> Net<E> {
     fn service(&mut self, id: NodeId) {
         let now = self.now;
         let node = &mut self.nodes[id.0];
+        node.count_round(now);
         node.touched = false;
         if node.endpoint.poll_timeout().is_some_and(|at| at <= now) {
             node.endpoint.handle_timeout(now);
@@ -330,7 +312,7 @@ impl<E: Endpoint> Net<E> {
             let Some(transmit) = endpoint.poll_transmit(now, SEGMENTS, &mut buf) else {
                 break;
             };
-            self.count_round();
+            self.nodes[id.0].count_round(now);
             assert_eq!(
                 transmit.len,
                 buf.len(),
@@ -394,7 +376,7 @@ impl<E: Endpoint> Net<E> {
                 to: place.node,
                 sender: Some(from),
                 from: seen,
-                via: Some(place),
+                sent_to: Some(place),
                 ecn,
             };
             self.air.push(
@@ -441,9 +423,22 @@ struct Node<E: Endpoint> {
     /// Something reached it and it was not serviced since.
     touched: bool,
     lag: Duration,
+    /// When it was last serviced, and how many rounds it has worked at that instant.
+    rounds: (Instant, u64),
 }
 
 impl<E: Endpoint> Node<E> {
+    fn count_round(&mut self, now: Instant) {
+        let (at, rounds) = &mut self.rounds;
+        *rounds = if *at == now { *rounds + 1 } else { 1 };
+        *at = now;
+        assert!(
+            *rounds <= ROUNDS_MAX,
+            "the endpoint at {} spins: {ROUNDS_MAX} rounds at one instant",
+            self.addr
+        );
+    }
+
     fn reschedule(&mut self, now: Instant) {
         // What is due already finds the host awake; only a sleeper wakes late.
         self.wake = self
@@ -469,117 +464,8 @@ struct Flight {
     sender: Option<NodeId>,
     from: SocketAddr,
     /// What the address it was sent to stood for.
-    via: Option<Place>,
+    sent_to: Option<Place>,
     ecn: Option<Ecn>,
-}
-
-struct Landed {
-    flight: Flight,
-    payload: Vec<u8>,
-}
-
-/// Everything under way, by time and then by the order in which it set out.
-#[derive(Default)]
-struct Air {
-    due: BinaryHeap<Reverse<Due>>,
-    /// Flights sit still here while the heap moves their small keys.
-    flights: Vec<Option<Landed>>,
-    free: Vec<usize>,
-    spare: Vec<Vec<u8>>,
-    order: u64,
-}
-
-impl Air {
-    fn push(&mut self, at: Instant, flight: Flight, payload: &[u8]) {
-        let mut bytes = self.spare.pop().unwrap_or_default();
-        bytes.clear();
-        bytes.extend_from_slice(payload);
-        let landed = Some(Landed {
-            flight,
-            payload: bytes,
-        });
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                self.flights[slot] = landed;
-                slot
-            }
-            None => {
-                self.flights.push(landed);
-                self.flights.len() - 1
-            }
-        };
-        self.schedule(at, Some(slot));
-    }
-
-    fn push_alarm(&mut self, at: Instant) {
-        self.schedule(at, None);
-    }
-
-    fn schedule(&mut self, at: Instant, slot: Option<usize>) {
-        self.due.push(Reverse(Due {
-            at,
-            order: self.order,
-            slot,
-        }));
-        self.order += 1;
-    }
-
-    fn next(&self) -> Option<Instant> {
-        self.due.peek().map(|Reverse(due)| due.at)
-    }
-
-    /// The next arrival that is due at `now` and set out before number `before`; alarms on the way are spent.
-    fn pop_due(&mut self, now: Instant, before: u64) -> Option<Landed> {
-        loop {
-            let Reverse(due) = self.due.peek()?;
-            if due.at > now || due.order >= before {
-                return None;
-            }
-            let Reverse(due) = self.due.pop()?;
-            if let Some(slot) = due.slot {
-                self.free.push(slot);
-                return self.flights[slot].take();
-            }
-        }
-    }
-
-    fn recycle(&mut self, payload: Vec<u8>) {
-        self.spare.push(payload);
-    }
-}
-
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Due {
-    at: Instant,
-    order: u64,
-    /// Of the flight; `None` is an alarm.
-    slot: Option<usize>,
-}
-
-/// A running 64-bit hash, word by word: xor, multiply, rotate. Tells runs apart; resists nobody.
-struct Trace(u64);
-
-impl Trace {
-    fn new() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-
-    fn mix(&mut self, word: u64) {
-        self.0 = (self.0 ^ word)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            .rotate_left(29);
-    }
-
-    fn mix_bytes(&mut self, bytes: &[u8]) {
-        self.mix(bytes.len() as u64);
-        let (words, tail) = bytes.as_chunks::<8>();
-        for &word in words {
-            self.mix(u64::from_le_bytes(word));
-        }
-        let mut last = [0; 8];
-        last[..tail.len()].copy_from_slice(tail);
-        self.mix(u64::from_le_bytes(last));
-    }
 }
 
 fn fate_code(fate: Fate) -> u64 {
@@ -605,7 +491,7 @@ fn ecn_code(ecn: Option<Ecn>) -> u64 {
 const UNROUTABLE: u64 = u64::MAX;
 /// Segments asked of `poll_transmit` at a time, like a driver with GSO.
 const SEGMENTS: usize = 16;
-/// More steps and transmissions than this at one instant are a spinning endpoint.
+/// A node that is serviced and transmits more often than this at one instant spins.
 const ROUNDS_MAX: u64 = 1_000_000;
 /// Where a NAT looks for a free port after the last one.
 const FIRST_PORT: u16 = 1024;

@@ -1,0 +1,444 @@
+//! All sessions behind one socket: routing by peer and number, admission, turns in sending.
+//!
+//! It does *not* know what a session does with a packet.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::ops::Bound;
+use std::time::Instant;
+
+use super::blocks::{Pool, Run};
+use super::config::{Config, FILE_MAX, HEADER, NAME_MAX};
+use super::packet::{Header, Kind, SessionReq, control, feature};
+use super::receiver::Receiver;
+use super::sender::Sender;
+use super::session::{Counter, Shared};
+use super::{Command, Event, Reason, Request, Tag};
+use crate::crypto::{Secret, hkdf_sha256};
+use crate::engine::{self, Counters, Meta, Transmit};
+
+/// All HP-UDP sessions of one socket, sending and receiving.
+#[derive(Debug)]
+pub struct Endpoint {
+    config: Config,
+    entropy: Entropy,
+    sessions: BTreeMap<Key, Session>,
+    tags: BTreeMap<Tag, Key>,
+    /// Numbers of ended sessions, until when they may not be used again (4.1).
+    reserved: BTreeMap<Key, Instant>,
+    /// Refusals on their way: they need no session.
+    refusals: VecDeque<(SocketAddr, Vec<u8>)>,
+    refused_at: Option<Instant>,
+    events: VecDeque<Event>,
+    pool: Pool,
+    runs: Vec<Run>,
+    counters: Counters<Counter>,
+    next_tag: u64,
+    /// Who sent last.
+    turn: Option<Key>,
+    guard: bool,
+}
+
+/// A session is known by its peer and its number (2.4).
+type Key = (SocketAddr, u32);
+
+#[derive(Debug)]
+enum Session {
+    Sender(Box<Sender>),
+    Receiver(Box<Receiver>),
+}
+
+impl Endpoint {
+    /// An endpoint that draws all its randomness from `seed`: a driver passes 32 bytes of entropy, a simulation its
+    /// own. Two endpoints with one seed on a network would share their keys.
+    pub fn new(config: Config, seed: [u8; 32]) -> Self {
+        Self {
+            pool: Pool::new(config.block_memory),
+            config,
+            entropy: Entropy { seed, drawn: 0 },
+            sessions: BTreeMap::new(),
+            tags: BTreeMap::new(),
+            reserved: BTreeMap::new(),
+            refusals: VecDeque::new(),
+            refused_at: None,
+            events: VecDeque::new(),
+            runs: Vec::new(),
+            counters: Counters::new(),
+            next_tag: 1 << 63,
+            turn: None,
+            guard: false,
+        }
+    }
+
+    /// Makes every session from now on remember its nonces and panic at a second use, in release builds too: for
+    /// simulations.
+    pub fn guard_nonces(&mut self) {
+        self.guard = true;
+    }
+
+    /// The parameters in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What happened how often, over all sessions.
+    pub fn counters(&self) -> &Counters<Counter> {
+        &self.counters
+    }
+
+    /// Sessions that live, lingering ones included.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Calls one session with the rest of the endpoint at hand, and buries it if it closed.
+    fn with<R>(&mut self, now: Instant, key: Key, call: impl FnOnce(&mut Session, &mut Shared<'_>) -> R) -> Option<R> {
+        let session = self.sessions.get_mut(&key)?;
+        let mut shared = Shared {
+            config: &self.config,
+            pool: &mut self.pool,
+            events: &mut self.events,
+            counters: &mut self.counters,
+            runs: &mut self.runs,
+            guard: self.guard,
+        };
+        let result = call(session, &mut shared);
+        if session.is_closed() {
+            self.tags.remove(&session.tag());
+            self.sessions.remove(&key);
+            self.reserve(now, key);
+        }
+        Some(result)
+    }
+
+    fn reserve(&mut self, now: Instant, key: Key) {
+        self.reserved.retain(|_, until| *until > now);
+        if self.reserved.len() < RESERVED {
+            self.reserved.insert(key, now + self.config.reserve);
+        }
+    }
+
+    fn send(&mut self, now: Instant, tag: Tag, request: Request) {
+        let mut id = self.entropy.u64() as u32;
+        while self.sessions.keys().chain(self.reserved.keys()).any(|key| key.1 == id) {
+            id = self.entropy.u64() as u32;
+        }
+        let secret = Secret::from_bytes(self.entropy.bytes());
+        let base = self.entropy.u64();
+        let key = (request.to, id);
+        let mut shared = Shared {
+            config: &self.config,
+            pool: &mut self.pool,
+            events: &mut self.events,
+            counters: &mut self.counters,
+            runs: &mut self.runs,
+            guard: self.guard,
+        };
+        let sender = Sender::new(now, tag, request, id, secret, base, &mut shared);
+        self.tags.insert(tag, key);
+        self.sessions.insert(key, Session::Sender(Box::new(sender)));
+    }
+
+    fn on_request(&mut self, now: Instant, from: SocketAddr, header: &Header, rest: &[u8]) {
+        let Some(request) = SessionReq::parse(header, rest) else {
+            self.counters.add(Counter::Malformed, 1);
+            return;
+        };
+        let key = (from, header.session);
+        if let Some(Session::Receiver(it)) = self.sessions.get_mut(&key)
+            && it.is_repeat(&request)
+        {
+            it.on_repeat(now);
+            return;
+        }
+        if let Err(reason) = self.admit(now, key, &request) {
+            if self.refusals.len() < REFUSALS {
+                self.refused_at = Some(now);
+                self.refusals.push_back((from, control(Kind::Reject, key.1, &[reason.0], 0)));
+            }
+            return;
+        }
+        let secret = Secret::from_bytes(self.entropy.bytes());
+        let tag = Tag(self.next_tag);
+        self.next_tag += 1;
+        let mut shared = Shared {
+            config: &self.config,
+            pool: &mut self.pool,
+            events: &mut self.events,
+            counters: &mut self.counters,
+            runs: &mut self.runs,
+            guard: self.guard,
+        };
+        match Receiver::new(now, tag, from, header.session, request, &secret, &mut shared) {
+            Ok(receiver) => {
+                self.tags.insert(tag, key);
+                self.sessions.insert(key, Session::Receiver(Box::new(receiver)));
+            }
+            Err(_) => self.counters.add(Counter::Malformed, 1),
+        }
+    }
+
+    /// Whether a request may become a session (4.1, 4.2).
+    fn admit(&mut self, now: Instant, key: Key, request: &SessionReq) -> Result<(), Reason> {
+        let reserved = self.reserved.get(&key).is_some_and(|until| *until > now);
+        if self.sessions.contains_key(&key) || reserved {
+            return Err(Reason::COLLISION);
+        }
+        let empty = self.config.extensions && request.extension.is_some_and(|it| it.has(feature::EMPTY));
+        let sized = request.size <= FILE_MAX && (request.size > 0 || empty);
+        if !sized || request.name.is_empty() || request.name.len() > NAME_MAX {
+            return Err(Reason::INVALID);
+        }
+        if self.config.require_encryption && request.key.is_none() {
+            return Err(Reason::NEEDS_ENCRYPTION);
+        }
+        if !self.make_room(now) {
+            self.counters.add(Counter::Busy, 1);
+            return Err(Reason::BUSY);
+        }
+        Ok(())
+    }
+
+    /// Room for one more receiving session, if need be by dropping one that never saw a valid packet (E2).
+    fn make_room(&mut self, now: Instant) -> bool {
+        let receiving = |session: &&Session| matches!(session, Session::Receiver(it) if !it.is_over());
+        let live = self.sessions.values().filter(receiving).count();
+        if live < self.config.sessions && self.sessions.len() < SESSIONS {
+            return true;
+        }
+        let idle = self.sessions.iter().find_map(|(key, session)| match session {
+            Session::Receiver(it) if it.is_half_open(now) => Some(*key),
+            Session::Receiver(_) | Session::Sender(_) => None,
+        });
+        let Some(key) = idle else { return false };
+        self.with(now, key, |session, shared| {
+            if let Session::Receiver(it) = session {
+                it.on_displaced(now, shared);
+            }
+        });
+        true
+    }
+
+    /// A packet of a session whose peer has another address now: a rebound NAT. A sealed packet that opens, or a
+    /// heartbeat that echoes a stamp only its receiver can know, proves it (E7); nothing else does.
+    fn on_rebound(&mut self, now: Instant, from: SocketAddr, header: &Header, datagram: &mut [u8]) {
+        let found = self.sessions.iter().find(|(key, session)| {
+            key.1 == header.session
+                && match (session, header.kind) {
+                    (Session::Sender(_), Kind::Heartbeat) => true,
+                    (Session::Receiver(it), Kind::Data | Kind::Parity) => it.encrypted(),
+                    _ => false,
+                }
+        });
+        let Some(old) = found.map(|(key, _)| *key) else {
+            self.counters.add(Counter::Stray, 1);
+            return;
+        };
+        let proved = self.with(now, old, |session, shared| match session {
+            Session::Sender(it) => it.on_heartbeat_from_elsewhere(now, header, &datagram[HEADER..], shared),
+            Session::Receiver(it) => it.on_packet(now, header, datagram, shared),
+        });
+        let new = (from, header.session);
+        if proved == Some(true)
+            && let Some(mut session) = self.sessions.remove(&old)
+        {
+            session.move_to(from);
+            self.tags.insert(session.tag(), new);
+            self.sessions.insert(new, session);
+            self.counters.add(Counter::Rebound, 1);
+        }
+    }
+
+    /// The session whose turn it is after `before`, round and round.
+    fn key_after(&self, before: Option<Key>) -> Option<Key> {
+        let from = before.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.sessions.range((from, Bound::Unbounded)).next();
+        next.map(|(key, _)| *key)
+    }
+}
+
+impl engine::Endpoint for Endpoint {
+    type Command = Command;
+    type Event = Event;
+
+    fn handle_datagram(&mut self, now: Instant, meta: Meta, payload: &mut [u8]) {
+        self.counters.add(Counter::Datagrams, 1);
+        let Some((header, rest)) = Header::parse(payload) else {
+            self.counters.add(Counter::Malformed, 1);
+            return;
+        };
+        if header.kind == Kind::SessionReq {
+            return self.on_request(now, meta.from, &header, rest);
+        }
+        let key = (meta.from, header.session);
+        if !self.sessions.contains_key(&key) {
+            return self.on_rebound(now, meta.from, &header, payload);
+        }
+        self.with(now, key, |session, shared| session.on_datagram(now, &header, payload, shared));
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        let mut at = self.key_after(None);
+        while let Some(key) = at {
+            self.with(now, key, |session, shared| match session {
+                Session::Sender(it) => it.on_timeout(now, shared),
+                Session::Receiver(it) => it.on_timeout(now, shared),
+            });
+            at = self.key_after(Some(key));
+        }
+    }
+
+    fn handle_command(&mut self, now: Instant, command: Command) {
+        let tag = match &command {
+            Command::Send { tag, .. }
+            | Command::Supply { tag, .. }
+            | Command::Accept { tag }
+            | Command::Stored { tag, .. }
+            | Command::Verified { tag }
+            | Command::Abort { tag, .. } => *tag,
+        };
+        if let Command::Send { tag, request } = command {
+            return self.send(now, tag, request);
+        }
+        // Buffers come home even to a session that has gone.
+        let command = match command {
+            Command::Stored { tag, buffer, len } => {
+                self.pool.recycle(buffer);
+                Command::Stored { tag, buffer: Vec::new(), len }
+            }
+            other => other,
+        };
+        let Some(&key) = self.tags.get(&tag) else { return };
+        self.with(now, key, |session, shared| session.on_command(now, command, shared));
+    }
+
+    fn poll_transmit(&mut self, now: Instant, max_segments: usize, buf: &mut Vec<u8>) -> Option<Transmit> {
+        if let Some((to, bytes)) = self.refusals.pop_front() {
+            buf.extend_from_slice(&bytes);
+            return Some(Transmit { to, from_ip: None, ecn: None, len: bytes.len(), segment: None });
+        }
+        let start = buf.len();
+        for _ in 0..self.sessions.len() {
+            let key = self.key_after(self.turn).or_else(|| self.key_after(None))?;
+            self.turn = Some(key);
+            let segment = self.with(now, key, |session, shared| match session {
+                Session::Sender(it) => it.poll_transmit(now, max_segments, buf, shared),
+                Session::Receiver(it) => it.poll_transmit(now, buf, shared).then_some(usize::MAX),
+            });
+            let len = buf.len() - start;
+            if let Some(segment) = segment.flatten()
+                && len > 0
+            {
+                let segment = (segment < len).then_some(segment);
+                return Some(Transmit { to: key.0, from_ip: None, ecn: None, len, segment });
+            }
+        }
+        None
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let sessions = self.sessions.values().filter_map(|session| match session {
+            Session::Sender(it) => it.deadline(),
+            Session::Receiver(it) => it.deadline(),
+        });
+        let refusals = self.refused_at.filter(|_| !self.refusals.is_empty());
+        sessions.chain(refusals).min()
+    }
+}
+
+impl Session {
+    fn tag(&self) -> Tag {
+        match self {
+            Self::Sender(it) => it.tag,
+            Self::Receiver(it) => it.tag,
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Sender(it) => it.is_closed(),
+            Self::Receiver(it) => it.is_closed(),
+        }
+    }
+
+    fn move_to(&mut self, peer: SocketAddr) {
+        match self {
+            Self::Sender(it) => it.peer = peer,
+            Self::Receiver(it) => it.peer = peer,
+        }
+    }
+
+    fn on_datagram(&mut self, now: Instant, header: &Header, datagram: &mut [u8], shared: &mut Shared<'_>) {
+        match (self, header.kind) {
+            (Self::Receiver(it), Kind::Data | Kind::Parity) => {
+                it.on_packet(now, header, datagram, shared);
+            }
+            (Self::Receiver(it), Kind::Complete | Kind::AckClose | Kind::Reject) => {
+                it.on_control(now, header, &datagram[HEADER..], shared);
+            }
+            (Self::Sender(it), Kind::Heartbeat) => {
+                it.on_heartbeat(now, header, &datagram[HEADER..], shared);
+            }
+            (Self::Sender(it), Kind::SessionAccept | Kind::Complete | Kind::AckClose | Kind::Reject) => {
+                it.on_control(now, header, &datagram[HEADER..], shared);
+            }
+            _ => shared.counters.add(Counter::Unexpected, 1),
+        }
+    }
+
+    fn on_command(&mut self, now: Instant, command: Command, shared: &mut Shared<'_>) {
+        match (self, command) {
+            (Self::Sender(it), Command::Supply { offset, bytes, .. }) => it.on_supply(now, offset, bytes, shared),
+            (Self::Sender(it), Command::Abort { reason, .. }) => it.on_abort(now, reason, shared),
+            (Self::Receiver(it), Command::Accept { .. }) => it.on_accept(now, shared),
+            (Self::Receiver(it), Command::Stored { len, .. }) => it.on_stored(len),
+            (Self::Receiver(it), Command::Verified { .. }) => it.on_verified(now, shared),
+            (Self::Receiver(it), Command::Abort { reason, .. }) => it.on_abort(now, reason, shared),
+            // An answer to a question of the other role: late, after its session's name was used again.
+            (Self::Sender(_) | Self::Receiver(_), _) => {}
+        }
+    }
+}
+
+/// Random numbers from one seed: HKDF in counter mode.
+struct Entropy {
+    seed: [u8; 32],
+    drawn: u64,
+}
+
+impl Entropy {
+    fn bytes(&mut self) -> [u8; 32] {
+        let mut out = [0; 32];
+        self.drawn += 1;
+        hkdf_sha256(&self.seed, &self.drawn.to_be_bytes(), b"fulmar hp-udp entropy", &mut out);
+        out
+    }
+
+    fn u64(&mut self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.bytes();
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
+impl Drop for Entropy {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.seed);
+    }
+}
+
+impl std::fmt::Debug for Entropy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entropy").field("drawn", &self.drawn).finish_non_exhaustive()
+    }
+}
+
+/// Sessions of any kind and state at once.
+const SESSIONS: usize = 1024;
+/// Ended sessions whose numbers are remembered.
+const RESERVED: usize = 1024;
+/// Refusals that wait to leave.
+const REFUSALS: usize = 64;

@@ -1,0 +1,555 @@
+//! The bytes of HP-UDP v5.0: header, control payloads, heartbeats and the extension block.
+//!
+//! Parsers are total: any byte string gives a value or `None`. All integers are big-endian and unaligned. This
+//! module does *not* know sessions; whether a well-formed packet makes sense is for its receiver to say.
+
+use super::config::{DATAGRAM_MAX, HEADER, Layout, NACKS, TAG};
+
+/// The packet types of v5.0 (2.3). Later versions' types are unknown here and dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    SessionReq = 0x00,
+    Data = 0x01,
+    Parity = 0x02,
+    Heartbeat = 0x03,
+    Reject = 0x04,
+    Complete = 0x05,
+    AckClose = 0x06,
+    SessionAccept = 0x0a,
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            0x00 => Self::SessionReq,
+            0x01 => Self::Data,
+            0x02 => Self::Parity,
+            0x03 => Self::Heartbeat,
+            0x04 => Self::Reject,
+            0x05 => Self::Complete,
+            0x06 => Self::AckClose,
+            0x0a => Self::SessionAccept,
+            _ => return None,
+        })
+    }
+}
+
+/// Flag bits of the header (2.1).
+pub(super) mod flag {
+    pub(in super::super) const END: u8 = 0x01;
+    pub(in super::super) const CALIBRATION: u8 = 0x02;
+    pub(in super::super) const SEALED: u8 = 0x04;
+}
+
+/// The fixed header of every packet (2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) kind: Kind,
+    pub(super) session: u32,
+    pub(super) seq: u64,
+    pub(super) block: u64,
+    pub(super) len: u16,
+    pub(super) flags: u8,
+    pub(super) stamp: u64,
+}
+
+impl Header {
+    /// A control packet's header: sequence, block and stamp are 0.
+    pub(super) fn control(kind: Kind, session: u32, len: usize, flags: u8) -> Self {
+        let len = u16::try_from(len).expect("control payloads are under 1368 bytes");
+        Self { kind, session, seq: 0, block: 0, len, flags, stamp: 0 }
+    }
+
+    pub(super) fn encode(&self) -> [u8; HEADER] {
+        let mut out = [0; HEADER];
+        out[0] = self.kind as u8;
+        out[1..5].copy_from_slice(&self.session.to_be_bytes());
+        out[5..13].copy_from_slice(&self.seq.to_be_bytes());
+        out[13..21].copy_from_slice(&self.block.to_be_bytes());
+        out[21..23].copy_from_slice(&self.len.to_be_bytes());
+        out[23] = self.flags;
+        out[24..32].copy_from_slice(&self.stamp.to_be_bytes());
+        out
+    }
+
+    /// Splits a datagram into its header and all that follows, by the rules of 2.4. The rest is at least
+    /// `header.len` bytes.
+    pub(super) fn parse(datagram: &[u8]) -> Option<(Self, &[u8])> {
+        if datagram.len() > DATAGRAM_MAX {
+            return None;
+        }
+        let (head, rest) = datagram.split_first_chunk::<HEADER>()?;
+        let header = Self {
+            kind: Kind::from_byte(head[0])?,
+            session: u32::from_be_bytes(sub(head, 1)),
+            seq: u64::from_be_bytes(sub(head, 5)),
+            block: u64::from_be_bytes(sub(head, 13)),
+            len: u16::from_be_bytes(sub(head, 21)),
+            flags: head[23],
+            stamp: u64::from_be_bytes(sub(head, 24)),
+        };
+        (rest.len() >= usize::from(header.len)).then_some((header, rest))
+    }
+
+    pub(super) fn sealed(&self) -> bool {
+        self.flags & flag::SEALED != 0
+    }
+
+    /// Plaintext length of a sealed packet with `body` bytes after the header: PayloadLen counts the plaintext in
+    /// the seed's form and plaintext plus tag in a later dialect's; the datagram's length tells which (2.4).
+    pub(super) fn sealed_plaintext_len(&self, body: usize) -> Option<usize> {
+        let len = usize::from(self.len);
+        if body >= len + TAG { Some(len) } else { len.checked_sub(TAG) }
+    }
+}
+
+fn sub<const N: usize>(head: &[u8; HEADER], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&head[at..at + N]);
+    out
+}
+
+/// SESSION_REQ (3.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SessionReq {
+    pub(super) size: u64,
+    pub(super) hash: u64,
+    pub(super) rate: u32,
+    pub(super) key: Option<[u8; 32]>,
+    /// The name's bytes, without NUL.
+    pub(super) name: Vec<u8>,
+    /// Whether PayloadLen counted the NUL: the dialect's fingerprint (3.1).
+    pub(super) nul_counted: bool,
+    pub(super) extension: Option<Extension>,
+}
+
+impl SessionReq {
+    /// The whole datagram, name terminator not counted unless `nul_counted` (3.1), extension block beyond it.
+    pub(super) fn encode(&self, session: u32) -> Vec<u8> {
+        let mut payload = Vec::with_capacity(128);
+        payload.extend_from_slice(&self.size.to_be_bytes());
+        payload.extend_from_slice(&self.hash.to_be_bytes());
+        payload.extend_from_slice(&self.rate.to_be_bytes());
+        if let Some(key) = &self.key {
+            payload.extend_from_slice(key);
+        }
+        payload.extend_from_slice(&self.name);
+        let len = payload.len() + usize::from(self.nul_counted);
+        payload.push(0);
+        if let Some(extension) = &self.extension {
+            extension.encode(&mut payload);
+        }
+        let flags = if self.key.is_some() { flag::SEALED } else { 0 };
+        let mut out = Header::control(Kind::SessionReq, session, len, flags).encode().to_vec();
+        out.append(&mut payload);
+        out
+    }
+
+    /// `None` also for the headerless parity that a known peer emits, which starts like a SESSION_REQ (6.6): a real
+    /// one has no sequence, block or stamp, and nothing but a NUL and our block after its payload.
+    pub(super) fn parse(header: &Header, rest: &[u8]) -> Option<Self> {
+        if header.seq != 0 || header.block != 0 || header.stamp != 0 {
+            return None;
+        }
+        let (payload, beyond) = rest.split_at_checked(usize::from(header.len))?;
+        let (size, payload) = payload.split_first_chunk::<8>()?;
+        let (hash, payload) = payload.split_first_chunk::<8>()?;
+        let (rate, mut payload) = payload.split_first_chunk::<4>()?;
+        let mut key = None;
+        if header.sealed() {
+            let (bytes, rest) = payload.split_first_chunk::<32>()?;
+            key = Some(*bytes);
+            payload = rest;
+        }
+        let nul = payload.iter().position(|&byte| byte == 0);
+        let name = payload[..nul.unwrap_or(payload.len())].to_vec();
+        let beyond = if nul.is_none() { beyond.strip_prefix(&[0]).unwrap_or(beyond) } else { beyond };
+        let extension = Extension::parse(beyond);
+        if extension.is_none() && !beyond.is_empty() {
+            return None;
+        }
+        Some(Self {
+            size: u64::from_be_bytes(*size),
+            hash: u64::from_be_bytes(*hash),
+            rate: u32::from_be_bytes(*rate),
+            key,
+            name,
+            nul_counted: nul.is_some(),
+            extension,
+        })
+    }
+}
+
+/// HEARTBEAT (7.2), and what our extension adds beyond its payload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Heartbeat {
+    /// New file bytes a second at the receiver.
+    pub(super) delivery: u32,
+    /// File bytes a second reaching the disk; informational.
+    pub(super) flush: u32,
+    /// Raw loss in basis points.
+    pub(super) loss: u16,
+    pub(super) echo: u64,
+    pub(super) dispersion: u64,
+    pub(super) contiguous: u64,
+    pub(super) nacks: Vec<u64>,
+    pub(super) extension: Option<Extension>,
+}
+
+const FIXED: usize = 36;
+
+impl Heartbeat {
+    pub(super) fn encode(&self, session: u32, layout: Layout, out: &mut Vec<u8>) {
+        let count = self.nacks.len().min(NACKS);
+        let header = Header::control(Kind::Heartbeat, session, FIXED + 8 * count, 0);
+        out.extend_from_slice(&header.encode());
+        out.extend_from_slice(&self.delivery.to_be_bytes());
+        out.extend_from_slice(&self.flush.to_be_bytes());
+        out.extend_from_slice(&self.loss.to_be_bytes());
+        let front = |out: &mut Vec<u8>| {
+            out.extend_from_slice(&self.contiguous.to_be_bytes());
+            out.extend_from_slice(&(count as u16).to_be_bytes());
+        };
+        let times = |out: &mut Vec<u8>| {
+            out.extend_from_slice(&self.echo.to_be_bytes());
+            out.extend_from_slice(&self.dispersion.to_be_bytes());
+        };
+        match layout {
+            Layout::Text => {
+                times(out);
+                front(out);
+            }
+            Layout::Reference => {
+                front(out);
+                times(out);
+            }
+        }
+        for seq in &self.nacks[..count] {
+            out.extend_from_slice(&seq.to_be_bytes());
+        }
+        if let Some(extension) = &self.extension {
+            extension.encode(out);
+        }
+    }
+
+    /// Reads the payload in one field order; whether the values can be true is for the sender to judge, which
+    /// tries both orders (7.2).
+    pub(super) fn parse(header: &Header, rest: &[u8], layout: Layout) -> Option<Self> {
+        let (payload, beyond) = rest.split_at_checked(usize::from(header.len))?;
+        let (fixed, list) = payload.split_first_chunk::<FIXED>()?;
+        let u64_at = |at: usize| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&fixed[at..at + 8]);
+            u64::from_be_bytes(bytes)
+        };
+        let (echo, dispersion, contiguous, count) = match layout {
+            Layout::Text => (u64_at(10), u64_at(18), u64_at(26), [fixed[34], fixed[35]]),
+            Layout::Reference => (u64_at(20), u64_at(28), u64_at(10), [fixed[18], fixed[19]]),
+        };
+        if list.len() != 8 * usize::from(u16::from_be_bytes(count)) {
+            return None;
+        }
+        let (nacks, _) = list.as_chunks::<8>();
+        Some(Self {
+            delivery: u32::from_be_bytes([fixed[0], fixed[1], fixed[2], fixed[3]]),
+            flush: u32::from_be_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]),
+            loss: u16::from_be_bytes([fixed[8], fixed[9]]).min(10_000),
+            echo,
+            dispersion,
+            contiguous,
+            nacks: nacks.iter().map(|seq| u64::from_be_bytes(*seq)).collect(),
+            extension: Extension::parse(beyond),
+        })
+    }
+}
+
+/// The block `HPX1` beyond PayloadLen, where v5.0 peers never look (18.4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Extension {
+    /// What the side that sends it understands; see [`feature`].
+    pub(super) features: u32,
+    /// Full datagrams the receiver's socket can hold; 0 when unknown.
+    pub(super) socket_datagrams: u32,
+    pub(super) feedback: Option<Feedback>,
+}
+
+/// Bits of [`Extension::features`].
+pub(super) mod feature {
+    /// Heartbeats as often as one hundredth of the arriving bytes pays for, each with [`super::Feedback`].
+    pub(in super::super) const FEEDBACK: u32 = 1;
+    /// A file of no bytes may be offered.
+    pub(in super::super) const EMPTY: u32 = 2;
+    /// The receiver answers ACK_CLOSE with ACK_CLOSE, which ends the sender's linger.
+    pub(in super::super) const CLOSE_ECHO: u32 = 4;
+    /// All that this version knows.
+    pub(in super::super) const ALL: u32 = FEEDBACK | EMPTY | CLOSE_ECHO;
+}
+
+/// Exact counts, from which a sender derives delivery rate and loss without guessing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Feedback {
+    /// DATA and PARITY datagrams accepted so far, duplicates too.
+    pub(super) received: u64,
+    /// Receiver's clock, in nanoseconds from an arbitrary start, when the last of them came.
+    pub(super) at: u64,
+    /// The highest stamp among them.
+    pub(super) highest: u64,
+    /// Microseconds from that packet's arrival to this heartbeat.
+    pub(super) held: u32,
+}
+
+const MAGIC: [u8; 4] = *b"HPX1";
+const TLV_FEATURES: u8 = 0x01;
+const TLV_SOCKET: u8 = 0x04;
+const TLV_FEEDBACK: u8 = 0x10;
+/// Bytes of the largest block this version writes.
+pub(super) const EXTENSION_MAX: usize = 6 + 6 + 6 + 30;
+
+impl Extension {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&[0, 0, TLV_FEATURES, 4]);
+        out.extend_from_slice(&self.features.to_be_bytes());
+        if self.socket_datagrams != 0 {
+            out.extend_from_slice(&[TLV_SOCKET, 4]);
+            out.extend_from_slice(&self.socket_datagrams.to_be_bytes());
+        }
+        if let Some(feedback) = &self.feedback {
+            out.extend_from_slice(&[TLV_FEEDBACK, 28]);
+            out.extend_from_slice(&feedback.received.to_be_bytes());
+            out.extend_from_slice(&feedback.at.to_be_bytes());
+            out.extend_from_slice(&feedback.highest.to_be_bytes());
+            out.extend_from_slice(&feedback.held.to_be_bytes());
+        }
+        let len = (out.len() - start) as u16;
+        out[start + 4..start + 6].copy_from_slice(&len.to_be_bytes());
+    }
+
+    /// `None` when there is no block, or one that is cut short; unknown fields are skipped.
+    pub(super) fn parse(beyond: &[u8]) -> Option<Self> {
+        let (head, _) = beyond.split_first_chunk::<6>()?;
+        if head[..4] != MAGIC {
+            return None;
+        }
+        let mut fields = beyond.get(6..usize::from(u16::from_be_bytes([head[4], head[5]])))?;
+        let mut out = Self::default();
+        while let Some((&[kind, len], rest)) = fields.split_first_chunk::<2>() {
+            let (value, rest) = rest.split_at_checked(usize::from(len))?;
+            fields = rest;
+            match (kind, value.len()) {
+                (TLV_FEATURES, 4) => out.features = u32_of(value)?,
+                (TLV_SOCKET, 4) => out.socket_datagrams = u32_of(value)?,
+                (TLV_FEEDBACK, 28) => {
+                    out.feedback = Some(Feedback {
+                        received: u64_of(value)?,
+                        at: u64_of(value.get(8..)?)?,
+                        highest: u64_of(value.get(16..)?)?,
+                        held: u32_of(value.get(24..)?)?,
+                    });
+                }
+                _ => {}
+            }
+        }
+        Some(out)
+    }
+
+    pub(super) fn has(&self, bit: u32) -> bool {
+        self.features & bit != 0
+    }
+}
+
+fn u32_of(bytes: &[u8]) -> Option<u32> {
+    bytes.first_chunk().map(|chunk| u32::from_be_bytes(*chunk))
+}
+
+fn u64_of(bytes: &[u8]) -> Option<u64> {
+    bytes.first_chunk().map(|chunk| u64::from_be_bytes(*chunk))
+}
+
+/// A control packet without structure: REJECT with its reason byte, TRANSFER_COMPLETE, ACK_CLOSE, SESSION_ACCEPT.
+pub(super) fn control(kind: Kind, session: u32, payload: &[u8], flags: u8) -> Vec<u8> {
+    let mut out = Header::control(kind, session, payload.len(), flags).encode().to_vec();
+    out.extend_from_slice(payload);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hex(text: &str) -> Vec<u8> {
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    }
+
+    const ID: u32 = 0xdead_beef;
+
+    #[test]
+    fn header_vector_20_1() {
+        let header = Header {
+            kind: Kind::Data,
+            session: 0x0102_0304,
+            seq: 4386,
+            block: 43,
+            len: 1368,
+            flags: flag::CALIBRATION,
+            stamp: 0x0123_4567_89ab_cdef,
+        };
+        let bytes = hex("01010203040000000000001122000000000000002b0558020123456789abcdef");
+        assert_eq!(header.encode().to_vec(), bytes);
+        let mut datagram = bytes;
+        datagram.resize(1400, 0);
+        assert_eq!(Header::parse(&datagram).unwrap().0, header);
+        assert!(Header::parse(&datagram[..1399]).is_none(), "payload cut short");
+        datagram.push(0);
+        assert!(Header::parse(&datagram).is_none(), "over 1400 bytes");
+    }
+
+    fn request(key: Option<[u8; 32]>, nul_counted: bool) -> SessionReq {
+        SessionReq {
+            size: 1_000_000,
+            hash: 0xb978_085c_c8e7_010e,
+            rate: 0,
+            key,
+            name: b"report.bin".to_vec(),
+            nul_counted,
+            extension: None,
+        }
+    }
+
+    #[test]
+    fn session_request_vectors_20_3_and_20_4() {
+        let plain = hex(
+            "00deadbeef00000000000000000000000000000000001e00000000000000000000000000000f4240b978085cc8e7010e000000007265706f72742e62696e00",
+        );
+        assert_eq!(request(None, false).encode(ID), plain);
+        let mut counted = plain.clone();
+        counted[0x16] = 0x1f;
+        assert_eq!(request(None, true).encode(ID), counted);
+        let key = hex("07a37cbc142093c8b755dc1b10e86cb426374ad16aa853ed0bdfc0b2b86d1c7c").try_into().unwrap();
+        let sealed = hex(
+            "00deadbeef00000000000000000000000000000000003e04000000000000000000000000000f4240b978085cc8e7010e0000000007a37cbc142093c8b755dc1b10e86cb426374ad16aa853ed0bdfc0b2b86d1c7c7265706f72742e62696e00",
+        );
+        assert_eq!(request(Some(key), false).encode(ID), sealed);
+        for (bytes, want) in [
+            (plain, request(None, false)),
+            (counted, request(None, true)),
+            (sealed, request(Some(key), false)),
+        ] {
+            let (header, rest) = Header::parse(&bytes).unwrap();
+            assert_eq!(SessionReq::parse(&header, rest), Some(want));
+        }
+    }
+
+    #[test]
+    fn heartbeat_vectors_20_7() {
+        let beat = Heartbeat {
+            delivery: 41_000_000,
+            flush: 40_500_000,
+            loss: 150,
+            echo: 1_000_000_000,
+            dispersion: 10_000_000,
+            contiguous: 4095,
+            nacks: vec![4097, 4100, 4242],
+            extension: None,
+        };
+        let head = "03deadbeef00000000000000000000000000000000003c000000000000000000";
+        let text = "02719c400269fb200096000000003b9aca0000000000009896800000000000000fff0003000000000000100100000000000010040000000000001092";
+        let reference = "02719c400269fb2000960000000000000fff0003000000003b9aca000000000000989680000000000000100100000000000010040000000000001092";
+        for (layout, body) in [(Layout::Text, text), (Layout::Reference, reference)] {
+            let want = hex(&format!("{head}{body}"));
+            let mut out = Vec::new();
+            beat.encode(ID, layout, &mut out);
+            assert_eq!(out, want);
+            let (header, rest) = Header::parse(&out).unwrap();
+            assert_eq!(Heartbeat::parse(&header, rest, layout).as_ref(), Some(&beat));
+        }
+    }
+
+    #[test]
+    fn small_control_vectors_20_8() {
+        assert_eq!(
+            control(Kind::Reject, ID, &[5], 0),
+            hex("04deadbeef00000000000000000000000000000000000100000000000000000005")
+        );
+        assert_eq!(
+            control(Kind::Complete, ID, &[], 0),
+            hex("05deadbeef000000000000000000000000000000000000000000000000000000")
+        );
+        let key = hex("5869aff450549732cbaaed5e5df9b30a6da31cb0e5742bad5ad4a1a768f1a67b");
+        assert_eq!(
+            control(Kind::SessionAccept, ID, &key, flag::SEALED),
+            hex(
+                "0adeadbeef0000000000000000000000000000000000200400000000000000005869aff450549732cbaaed5e5df9b30a6da31cb0e5742bad5ad4a1a768f1a67b"
+            )
+        );
+    }
+
+    #[test]
+    fn both_sealed_length_forms_are_read() {
+        let mut header = Header::control(Kind::Data, 1, 100, flag::SEALED);
+        assert_eq!(header.sealed_plaintext_len(116), Some(100));
+        header.len = 116;
+        assert_eq!(header.sealed_plaintext_len(116), Some(100));
+        header.len = 5;
+        assert_eq!(header.sealed_plaintext_len(5), None);
+    }
+
+    #[test]
+    fn headerless_parity_of_the_known_peer_is_no_request() {
+        let mut junk = vec![0u8; 1372];
+        junk[..4].copy_from_slice(&[0, 100, 0, 5]);
+        for (at, byte) in junk.iter_mut().enumerate().skip(4) {
+            *byte = (at * 37 % 251) as u8;
+        }
+        let parsed = Header::parse(&junk).and_then(|(header, rest)| SessionReq::parse(&header, rest));
+        assert_eq!(parsed, None);
+    }
+
+    proptest! {
+        #[test]
+        fn parsers_are_total(bytes in proptest::collection::vec(any::<u8>(), 0..1500)) {
+            if let Some((header, rest)) = Header::parse(&bytes) {
+                let _ = SessionReq::parse(&header, rest);
+                let _ = Heartbeat::parse(&header, rest, Layout::Text);
+                let _ = Heartbeat::parse(&header, rest, Layout::Reference);
+                let _ = header.sealed_plaintext_len(rest.len());
+            }
+            let _ = Extension::parse(&bytes);
+        }
+
+        #[test]
+        fn header_round_trips(kind in 0u8..16, session: u32, seq: u64, block: u64, flags: u8, stamp: u64) {
+            prop_assume!(Kind::from_byte(kind).is_some());
+            let header = Header { kind: Kind::from_byte(kind).unwrap(), session, seq, block, len: 0, flags, stamp };
+            prop_assert_eq!(Header::parse(&header.encode()).unwrap().0, header);
+        }
+
+        #[test]
+        fn request_and_heartbeat_round_trip(
+            name in "[a-z]{1,64}", size: u64, hash: u64, rate: u32, key: Option<[u8; 32]>, nul_counted: bool,
+            features: u32, socket_datagrams: u32, received: u64, at: u64, highest: u64, held: u32,
+            nacks in proptest::collection::vec(any::<u64>(), 0..=NACKS), loss in 0u16..=10_000, reference: bool,
+        ) {
+            let feedback = Some(Feedback { received, at, highest, held });
+            let extension = Some(Extension { features, socket_datagrams, feedback });
+            let request = SessionReq { size, hash, rate, key, name: name.into_bytes(), nul_counted, extension };
+            let bytes = request.encode(7);
+            let (header, rest) = Header::parse(&bytes).unwrap();
+            prop_assert_eq!(SessionReq::parse(&header, rest).unwrap(), request);
+
+            let extension = if nacks.len() > NACKS - 7 { None } else { extension };
+            let beat = Heartbeat {
+                delivery: rate, flush: rate, loss, echo: hash, dispersion: at, contiguous: size, nacks, extension,
+            };
+            let layout = if reference { Layout::Reference } else { Layout::Text };
+            let mut bytes = Vec::new();
+            beat.encode(7, layout, &mut bytes);
+            let (header, rest) = Header::parse(&bytes).unwrap();
+            prop_assert_eq!(Heartbeat::parse(&header, rest, layout).unwrap(), beat);
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! HP-UDP transfers in virtual time: files without disks, applications that check every byte.
+//!
+//! [`World`] runs any number of transfers over any links; [`Transfer`] is one transfer over one link each way, which
+//! is what most tests, and `fulmar sim`, want. File contents are a function of a seed and the offset, so nothing is
+//! stored and every byte that arrives is compared with the one that left, wherever it lands and however often. It
+//! does *not* model storage: bytes are "on disk" at once unless a test says otherwise.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::link::{LinkConfig, LinkStats};
+use super::net::{Net, NodeId};
+use super::rng::Rng;
+use crate::engine::RangeSet;
+use crate::hpudp::{Command, Config, Endpoint, Event, Failure, Request, Snapshot, Tag};
+
+/// One file over one path.
+#[derive(Clone, Debug)]
+pub struct Transfer {
+    /// Bytes.
+    pub size: u64,
+    /// Contents in flight encrypted.
+    pub encrypt: bool,
+    /// From sender to receiver.
+    pub up: LinkConfig,
+    /// And back.
+    pub down: LinkConfig,
+    /// The sender's parameters.
+    pub sender: Config,
+    /// The receiver's.
+    pub receiver: Config,
+    /// Everything random follows from it.
+    pub seed: u64,
+    /// Virtual time after which the run is given up.
+    pub limit: Duration,
+}
+
+/// What became of a [`Transfer`].
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Until every byte was verified at the receiver.
+    pub received_after: Option<Duration>,
+    /// What the sender was told; `None` if it never was.
+    pub sent: Option<Result<(), Failure>>,
+    /// What the receiver was told.
+    pub received: Option<Result<(), Failure>>,
+    /// Whether the receiver has exactly the sender's bytes.
+    pub exact: bool,
+    /// Last figures of the sender.
+    pub sender: Snapshot,
+    /// Last figures of the receiver.
+    pub receiver: Snapshot,
+    /// What the link did to the sender's packets.
+    pub up: LinkStats,
+    /// And to the receiver's.
+    pub down: LinkStats,
+    /// Hash of everything that happened.
+    pub trace: u64,
+}
+
+impl Transfer {
+    /// Runs it. `start` is any instant; nothing depends on which.
+    pub fn run(&self, start: Instant) -> Outcome {
+        let mut world = World::new(start, self.seed);
+        let a = world.add(self.sender.clone());
+        let b = world.add(self.receiver.clone());
+        let (up, down) = world.net.connect(a, b, self.up.clone(), self.down.clone());
+        let flow = world.send(a, b, self.size, self.encrypt);
+        world.run_until(self.limit, |world| world.flow(flow).sent.is_some() && world.flow(flow).received.is_some());
+        let it = world.flow(flow);
+        Outcome {
+            received_after: it.received_after,
+            sent: it.sent,
+            received: it.received,
+            exact: it.exact(),
+            sender: it.sender,
+            receiver: it.receiver,
+            up: *world.net.link(up).stats(),
+            down: *world.net.link(down).stats(),
+            trace: world.net.trace_hash(),
+        }
+    }
+}
+
+/// Names a transfer of a [`World`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FlowId(u64);
+
+/// One transfer of a [`World`].
+#[derive(Debug)]
+pub struct Flow {
+    from: NodeId,
+    to: NodeId,
+    size: u64,
+    content: u64,
+    tag_at_receiver: Option<Tag>,
+    started: Instant,
+    stored: RangeSet,
+    wrong: u64,
+    /// Bytes handed up so far, whatever they are.
+    pub bytes: u64,
+    /// Until verified.
+    pub received_after: Option<Duration>,
+    /// What the sender was told.
+    pub sent: Option<Result<(), Failure>>,
+    /// What the receiver was told.
+    pub received: Option<Result<(), Failure>>,
+    /// Last figures of the sender.
+    pub sender: Snapshot,
+    /// Last figures of the receiver.
+    pub receiver: Snapshot,
+}
+
+impl Flow {
+    /// Every byte came, exactly once and exactly as sent.
+    pub fn exact(&self) -> bool {
+        let whole = self.size == 0 || self.stored.gaps(0..self.size).next().is_none();
+        whole && self.wrong == 0 && self.bytes == self.size
+    }
+
+    fn verify(&mut self, now: Instant) -> bool {
+        self.received_after = Some(now - self.started);
+        self.exact()
+    }
+}
+
+/// Endpoints, links and the transfers between them.
+pub struct World {
+    /// The network; add links and routes to it.
+    pub net: Net<Endpoint>,
+    nodes: Vec<NodeId>,
+    flows: BTreeMap<FlowId, Flow>,
+    rng: Rng,
+    scratch: Vec<u8>,
+}
+
+impl World {
+    /// An empty world whose randomness is `seed`.
+    pub fn new(start: Instant, seed: u64) -> Self {
+        Self {
+            net: Net::new(start, seed),
+            nodes: Vec::new(),
+            flows: BTreeMap::new(),
+            rng: Rng::new(seed ^ 0x5eed),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Adds a host with an HP-UDP endpoint; its nonces are watched.
+    pub fn add(&mut self, config: Config) -> NodeId {
+        let addr = SocketAddr::from(([10, 0, (self.nodes.len() >> 8) as u8, self.nodes.len() as u8], 9000));
+        let mut seed = [0; 32];
+        self.rng.fill(&mut seed);
+        let mut endpoint = Endpoint::new(config, seed);
+        endpoint.guard_nonces();
+        let id = self.net.add_node(addr, endpoint);
+        self.nodes.push(id);
+        id
+    }
+
+    /// Starts a transfer now.
+    pub fn send(&mut self, from: NodeId, to: NodeId, size: u64, encrypt: bool) -> FlowId {
+        let id = FlowId(self.flows.len() as u64);
+        let content = self.rng.next_u64();
+        let flow = Flow {
+            from,
+            to,
+            size,
+            content,
+            tag_at_receiver: None,
+            started: self.net.now(),
+            stored: RangeSet::new(),
+            wrong: 0,
+            bytes: 0,
+            received_after: None,
+            sent: None,
+            received: None,
+            sender: Snapshot::default(),
+            receiver: Snapshot::default(),
+        };
+        self.flows.insert(id, flow);
+        let request = Request { to: self.net.addr(to), name: format!("{}", id.0), size, hash: content, encrypt };
+        self.net.command(from, Command::Send { tag: Tag(id.0), request });
+        self.pump();
+        id
+    }
+
+    /// A transfer.
+    pub fn flow(&self, id: FlowId) -> &Flow {
+        &self.flows[&id]
+    }
+
+    /// Runs until `done`, or for `limit` of virtual time; whether `done` was reached.
+    pub fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> bool {
+        let end = self.net.now() + limit;
+        self.net.alarm(end);
+        while !done(self) {
+            if self.net.now() >= end || !self.net.step() {
+                return done(self);
+            }
+            self.pump();
+        }
+        true
+    }
+
+    /// Answers what the endpoints ask of their applications.
+    fn pump(&mut self) {
+        for at in 0..self.nodes.len() {
+            let node = self.nodes[at];
+            loop {
+                let events = self.net.events(node);
+                if events.is_empty() {
+                    break;
+                }
+                for event in events {
+                    if let Some(command) = self.answer(node, event) {
+                        self.net.command(node, command);
+                    }
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, node: NodeId, event: Event) -> Option<Command> {
+        let now = self.net.now();
+        match event {
+            Event::Want { tag, offset, len, mut buffer } => {
+                buffer.resize(len, 0);
+                fill(self.flows[&FlowId(tag.0)].content, offset, &mut buffer);
+                Some(Command::Supply { tag, offset, bytes: buffer })
+            }
+            Event::Offered { tag, name, size, hash, .. } => {
+                let id = String::from_utf8(name).ok().and_then(|name| name.parse().ok()).map(FlowId)?;
+                let flow = self.flows.get_mut(&id)?;
+                let ours = flow.size == size && flow.content == hash && flow.tag_at_receiver.is_none();
+                ours.then(|| flow.tag_at_receiver = Some(tag)).map(|()| Command::Accept { tag })
+            }
+            Event::Chunk { tag, offset, bytes } => {
+                let mut want = std::mem::take(&mut self.scratch);
+                let flow = self.of_receiver(node, tag)?;
+                want.resize(bytes.len(), 0);
+                fill(flow.content, offset, &mut want);
+                let end = offset + bytes.len() as u64;
+                if want != bytes || end > flow.size {
+                    flow.wrong += 1;
+                }
+                flow.stored.insert(offset..end);
+                flow.bytes += bytes.len() as u64;
+                self.scratch = want;
+                let len = bytes.len();
+                Some(Command::Stored { tag, buffer: bytes, len })
+            }
+            Event::Received { tag } => {
+                let good = self.of_receiver(node, tag)?.verify(now);
+                good.then_some(Command::Verified { tag })
+            }
+            Event::Progress { tag, snapshot } => {
+                match self.of_receiver(node, tag) {
+                    Some(flow) => flow.receiver = snapshot,
+                    None => self.of_sender(node, tag)?.sender = snapshot,
+                }
+                None
+            }
+            Event::Finished { tag, snapshot, result } => {
+                match self.of_receiver(node, tag) {
+                    Some(flow) => (flow.receiver, flow.received) = (snapshot, Some(result)),
+                    None => {
+                        let flow = self.of_sender(node, tag)?;
+                        (flow.sender, flow.sent) = (snapshot, Some(result));
+                    }
+                }
+                None
+            }
+            Event::Connected { .. } | Event::Closed { .. } => None,
+        }
+    }
+
+    fn of_receiver(&mut self, node: NodeId, tag: Tag) -> Option<&mut Flow> {
+        self.flows.values_mut().find(|flow| flow.to == node && flow.tag_at_receiver == Some(tag))
+    }
+
+    fn of_sender(&mut self, node: NodeId, tag: Tag) -> Option<&mut Flow> {
+        self.flows.get_mut(&FlowId(tag.0)).filter(|flow| flow.from == node)
+    }
+}
+
+/// The bytes of a file at an offset.
+fn fill(content: u64, offset: u64, out: &mut [u8]) {
+    let mut at = offset;
+    let mut rest = out;
+    while !rest.is_empty() {
+        let word = mix(content ^ (at / 8)).to_le_bytes();
+        let skip = (at % 8) as usize;
+        let n = rest.len().min(8 - skip);
+        let (head, tail) = rest.split_at_mut(n);
+        head.copy_from_slice(&word[skip..skip + n]);
+        at += n as u64;
+        rest = tail;
+    }
+}
+
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}

@@ -1,0 +1,109 @@
+//! Two HP-UDP endpoints over a link: the plain cases, one by one.
+#![allow(clippy::disallowed_methods)]
+
+use std::time::{Duration, Instant};
+
+use fulmar_proto::engine::Bitrate;
+use fulmar_proto::hpudp::{BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, Control};
+use fulmar_proto::sim::{LinkConfig, Loss, Outcome, Transfer};
+
+fn link(rtt_ms: u64, loss: f64) -> LinkConfig {
+    LinkConfig {
+        delay: Duration::from_micros(rtt_ms * 500),
+        loss: if loss > 0.0 { Loss::Independent(loss) } else { Loss::None },
+        ..LinkConfig::default()
+    }
+}
+
+fn bottleneck(mbit: u64, rtt_ms: u64, loss: f64) -> LinkConfig {
+    let rate = Bitrate::from_bits_per_sec(mbit * 1_000_000);
+    let queue = rate.bytes_in(Duration::from_millis(rtt_ms)) as usize;
+    LinkConfig { rate: Some(rate), queue, ..link(rtt_ms, loss) }
+}
+
+fn transfer(size: u64, encrypt: bool, up: LinkConfig, down: LinkConfig) -> Transfer {
+    Transfer {
+        size,
+        encrypt,
+        up,
+        down,
+        sender: Config::default(),
+        receiver: Config::default(),
+        seed: std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1),
+        limit: Duration::from_secs(600),
+    }
+}
+
+fn assert_done(outcome: &Outcome) {
+    assert_eq!((outcome.sent, outcome.received, outcome.exact), (Some(Ok(())), Some(Ok(())), true), "{outcome:#?}");
+}
+
+#[test]
+fn sizes_around_every_edge() {
+    for encrypt in [false, true] {
+        let chunk = if encrypt { CHUNK_SEALED } else { CHUNK_PLAIN } as u64;
+        for size in [0, 1, chunk - 1, chunk, chunk + 1, BLOCK * chunk - 1, BLOCK * chunk, BLOCK * chunk + 1, 731 * chunk + 5] {
+            let outcome = transfer(size, encrypt, link(20, 0.0), link(20, 0.0)).run(Instant::now());
+            assert_done(&outcome);
+        }
+    }
+}
+
+#[test]
+fn same_seed_same_trace() {
+    let run = |seed| Transfer { seed, ..transfer(3_000_000, true, bottleneck(50, 40, 0.05), link(40, 0.05)) }.run(Instant::now());
+    let (one, two, other) = (run(5), run(5), run(6));
+    assert_eq!(one.trace, two.trace);
+    assert_ne!(one.trace, other.trace);
+}
+
+#[test]
+fn loss_both_ways() {
+    for loss in [0.01, 0.1, 0.33] {
+        for encrypt in [false, true] {
+            let outcome = transfer(5_000_000, encrypt, bottleneck(100, 50, loss), link(50, loss)).run(Instant::now());
+            assert_done(&outcome);
+        }
+    }
+}
+
+/// What the second controller is for; run with `--nocapture` to see the table.
+#[test]
+fn goodput_table() {
+    let size: u64 = 50 << 20;
+    for (loss, least) in [(0.0, 0.90), (0.01, 0.90), (0.05, 0.85), (0.10, 0.80), (0.33, 0.70)] {
+        for control in [Control::Delivery, Control::Hpudp] {
+            let mut shares: Vec<f64> = Vec::new();
+            let mut last = None;
+            for seed in 1..=5 {
+                let mut it = transfer(size, true, bottleneck(100, 50, loss), link(50, loss));
+                it.seed = seed;
+                it.sender.control = control;
+                it.limit = Duration::from_secs(60);
+                let outcome = it.run(Instant::now());
+                let Some(time) = outcome.received_after else {
+                    shares.push(0.0);
+                    continue;
+                };
+                assert_done(&outcome);
+                shares.push(size as f64 * 8.0 / time.as_secs_f64() / (100e6 * (1.0 - loss)));
+                last = Some(outcome);
+            }
+            shares.sort_by(f64::total_cmp);
+            println!("loss {loss:4} {control:?}: {shares:.3?} least {least}");
+            if let Some(it) = last.filter(|_| control == Control::Delivery) {
+                println!("   {:?}\n   {:?}\n   up {:?}", it.sender, it.receiver, it.up);
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore]
+fn one() {
+    let loss: f64 = std::env::var("LOSS").unwrap().parse().unwrap();
+    let mut it = transfer(50 << 20, true, bottleneck(100, 50, loss), link(50, loss));
+    it.limit = Duration::from_secs(60);
+    let outcome = it.run(Instant::now());
+    println!("{:?}", outcome.received_after);
+}
