@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use fulmar::config::Bytes;
 use fulmar::driver::raw_limit;
+use fulmar_proto::engine::Bytes;
 use fulmar_proto::sim::Rng;
 use serde::Serialize;
 use xxhash_rust::xxh64::Xxh64;
@@ -91,7 +91,8 @@ impl Row {
     }
 
     fn add(&mut self, size: u64, copied: &Copied) {
-        self.rates_bps.push(size as f64 * 8.0 / copied.time.as_secs_f64());
+        self.rates_bps
+            .push(size as f64 * 8.0 / copied.time.as_secs_f64());
         for (peak, new) in self.peak_bytes.iter_mut().zip(copied.peak_bytes) {
             *peak = (*peak).max(new);
         }
@@ -104,18 +105,36 @@ impl Row {
 /// # Errors
 ///
 /// If the file cannot be made, or `stop` was raised.
-pub(crate) fn run(options: &Options, stop: &AtomicBool, mut say: impl FnMut(&str)) -> anyhow::Result<Report> {
+pub(crate) fn run(
+    options: &Options,
+    stop: &AtomicBool,
+    mut say: impl FnMut(&str),
+) -> anyhow::Result<Report> {
     let place = Place::new(options.size.0)?;
     let source = place.dir().join("source");
-    say(&format!("writing {} of random bytes to {}", options.size, place.dir().display()));
-    let hash = write_random(&source, options.size.0, stop).context("cannot write the file to send")?;
+    say(&format!(
+        "writing {} of random bytes to {}",
+        options.size,
+        place.dir().display()
+    ));
+    let hash =
+        write_random(&source, options.size.0, stop).context("cannot write the file to send")?;
 
-    let mut raw = Row::new("raw UDP, GSO", "1400-byte datagrams between two threads, nothing else: the limit of any UDP");
+    let mut raw = Row::new(
+        "raw UDP, GSO",
+        "1400-byte datagrams between two threads, nothing else: the limit of any UDP",
+    );
     let mut entries: Vec<(Row, Option<Box<dyn Contender>>)> = peers::all(&options.binary, &place)
         .into_iter()
         .map(|(name, note, contender)| match contender {
             Ok(contender) => (Row::new(name, note), Some(contender)),
-            Err(reason) => (Row { skipped: Some(format!("{reason:#}")), ..Row::new(name, note) }, None),
+            Err(reason) => (
+                Row {
+                    skipped: Some(format!("{reason:#}")),
+                    ..Row::new(name, note)
+                },
+                None,
+            ),
         })
         .collect();
 

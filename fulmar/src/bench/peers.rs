@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use fulmar::config::Bytes;
+use fulmar_proto::engine::Bytes;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
@@ -39,23 +39,58 @@ pub(super) struct Copied {
 }
 
 /// Name, note, and the contender itself or why it is not here.
-pub(super) type Entry = (&'static str, &'static str, anyhow::Result<Box<dyn Contender>>);
+pub(super) type Entry = (
+    &'static str,
+    &'static str,
+    anyhow::Result<Box<dyn Contender>>,
+);
 
 /// Everyone who may be measured, in the order of the runs.
 pub(super) fn all(binary: &Path, place: &Place) -> Vec<Entry> {
-    let fulmar = |encrypt| Ok(Box::new(Fulmar { binary: binary.to_owned(), encrypt }) as Box<dyn Contender>);
+    let fulmar = |encrypt| {
+        Ok(Box::new(Fulmar {
+            binary: binary.to_owned(),
+            encrypt,
+        }) as Box<dyn Contender>)
+    };
     let tcp = |mss| Ok(Box::new(Tcp { mss }) as Box<dyn Contender>);
     vec![
-        ("fulmar send, encrypted", "two processes; the clock runs from the start of `send` to its exit", fulmar(true)),
-        ("fulmar send, plain", "as above, contents readable on the way", fulmar(false)),
-        ("tcp, 1400-byte segments", "two threads, read, write, no encryption; the segment size of a real path", tcp(Some(1400))),
-        ("tcp, as it comes", "as above, but loopback lets TCP use segments of 64 KB, which no wire carries", tcp(None)),
-        ("scp", "aes128-gcm@openssh.com, an sshd of our own; the clock includes its handshake", boxed(Scp::start(place))),
-        ("rsync", "daemon without encryption, --whole-file", boxed(Rsync::start(place))),
+        (
+            "fulmar send, encrypted",
+            "two processes; the clock runs from the start of `send` to its exit",
+            fulmar(true),
+        ),
+        (
+            "fulmar send, plain",
+            "as above, contents readable on the way",
+            fulmar(false),
+        ),
+        (
+            "tcp, 1400-byte segments",
+            "two threads, read, write, no encryption; the segment size of a real path",
+            tcp(Some(1400)),
+        ),
+        (
+            "tcp, as it comes",
+            "as above, but loopback lets TCP use segments of 64 KB, which no wire carries",
+            tcp(None),
+        ),
+        (
+            "scp",
+            "aes128-gcm@openssh.com, an sshd of our own; the clock includes its handshake",
+            boxed(Scp::start(place)),
+        ),
+        (
+            "rsync",
+            "daemon without encryption, --whole-file",
+            boxed(Rsync::start(place)),
+        ),
     ]
 }
 
-fn boxed<C: Contender + 'static>(contender: anyhow::Result<C>) -> anyhow::Result<Box<dyn Contender>> {
+fn boxed<C: Contender + 'static>(
+    contender: anyhow::Result<C>,
+) -> anyhow::Result<Box<dyn Contender>> {
     contender.map(|contender| Box::new(contender) as Box<dyn Contender>)
 }
 
@@ -70,10 +105,19 @@ impl Place {
     pub(super) fn new(size: u64) -> anyhow::Result<Self> {
         let need = size.saturating_mul(2).saturating_add(MARGIN);
         let candidates = [PathBuf::from("/dev/shm"), std::env::temp_dir()];
-        let Some(parent) = candidates.into_iter().find(|dir| free_bytes(dir).is_some_and(|free| free >= need)) else {
-            bail!("neither /dev/shm nor {} has {} free", std::env::temp_dir().display(), Bytes(need));
+        let Some(parent) = candidates
+            .into_iter()
+            .find(|dir| free_bytes(dir).is_some_and(|free| free >= need))
+        else {
+            bail!(
+                "neither /dev/shm nor {} has {} free",
+                std::env::temp_dir().display(),
+                Bytes(need)
+            );
         };
-        let dir = tempfile::Builder::new().prefix("fulmar-bench-").tempdir_in(&parent)?;
+        let dir = tempfile::Builder::new()
+            .prefix("fulmar-bench-")
+            .tempdir_in(&parent)?;
         Ok(Self { dir, parent })
     }
 
@@ -116,18 +160,26 @@ struct Fulmar {
 impl Contender for Fulmar {
     fn copy(&mut self, source: &Path, target: &Path, stop: &AtomicBool) -> anyhow::Result<Copied> {
         let mut recv = Command::new(&self.binary);
-        recv.arg("recv").arg(target).args(["--listen", "127.0.0.1:0", "--once", "--json"]);
+        recv.arg("recv")
+            .arg(target)
+            .args(["--listen", "127.0.0.1:0", "--once", "--json"]);
         let mut recv = Running::spawn(recv.stdout(Stdio::piped()))?;
         let to = recv.ready()?;
         let mut send = Command::new(&self.binary);
-        send.arg("send").arg(source).arg(to.to_string()).arg("--quiet");
+        send.arg("send")
+            .arg(source)
+            .arg(to.to_string())
+            .arg("--quiet");
         send.arg(if self.encrypt { "--encrypt" } else { "--plain" });
         let start = Instant::now();
         let mut send = Running::spawn(&mut send)?;
         send.finish("fulmar send", stop)?;
         let time = start.elapsed();
         recv.finish("fulmar recv", stop)?;
-        Ok(Copied { time, peak_bytes: [send.peak_bytes, recv.peak_bytes] })
+        Ok(Copied {
+            time,
+            peak_bytes: [send.peak_bytes, recv.peak_bytes],
+        })
     }
 }
 
@@ -161,9 +213,14 @@ impl Contender for Tcp {
             pump(&mut fs::File::open(source)?, &mut stream)?;
             stream.shutdown(Shutdown::Write)?;
             stream.read_to_end(&mut Vec::new())?;
-            receiving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            receiving
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
-        Ok(Copied { time: start.elapsed(), peak_bytes: [None, None] })
+        Ok(Copied {
+            time: start.elapsed(),
+            peak_bytes: [None, None],
+        })
     }
 }
 
@@ -206,13 +263,18 @@ impl Scp {
         fs::create_dir(&dir)?;
         for key in ["host", "user"] {
             let mut command = Command::new(&keygen);
-            command.args(["-q", "-t", "ed25519", "-N", "", "-C", "fulmar bench", "-f"]).arg(dir.join(key));
+            command
+                .args(["-q", "-t", "ed25519", "-N", "", "-C", "fulmar bench", "-f"])
+                .arg(dir.join(key));
             Running::spawn(&mut command)?.finish("ssh-keygen", &AtomicBool::new(false))?;
         }
         let user = user_name()?;
         let port = free_port()?;
         let host_key = fs::read_to_string(dir.join("host.pub"))?;
-        fs::write(dir.join("known_hosts"), format!("[127.0.0.1]:{port} {host_key}"))?;
+        fs::write(
+            dir.join("known_hosts"),
+            format!("[127.0.0.1]:{port} {host_key}"),
+        )?;
         fs::copy(dir.join("user.pub"), dir.join("authorized_keys"))?;
         let config = dir.join("sshd_config");
         fs::write(
@@ -226,22 +288,54 @@ impl Scp {
             ),
         )?;
         let privsep = PrivsepDir::ensure();
-        let mut sshd = Running::spawn(Command::new(sshd).arg("-D").arg("-e").arg("-f").arg(&config))?;
+        let mut sshd = Running::spawn(
+            Command::new(sshd)
+                .arg("-D")
+                .arg("-e")
+                .arg("-f")
+                .arg(&config),
+        )?;
         sshd.wait_for_port(port).context("sshd did not start")?;
-        Ok(Self { dir, port, user, _sshd: sshd, _privsep: privsep })
+        Ok(Self {
+            dir,
+            port,
+            user,
+            _sshd: sshd,
+            _privsep: privsep,
+        })
     }
 }
 
 impl Contender for Scp {
     fn copy(&mut self, source: &Path, target: &Path, stop: &AtomicBool) -> anyhow::Result<Copied> {
-        let known = format!("UserKnownHostsFile=\"{}\"", self.dir.join("known_hosts").display());
+        let known = format!(
+            "UserKnownHostsFile=\"{}\"",
+            self.dir.join("known_hosts").display()
+        );
         let mut scp = Command::new("scp");
-        scp.args(["-q", "-F", "none", "-c", CIPHER, "-P", &self.port.to_string(), "-i"]).arg(self.dir.join("user"));
-        for option in ["BatchMode=yes", "IdentitiesOnly=yes", "IdentityAgent=none", "StrictHostKeyChecking=yes", &known] {
+        scp.args([
+            "-q",
+            "-F",
+            "none",
+            "-c",
+            CIPHER,
+            "-P",
+            &self.port.to_string(),
+            "-i",
+        ])
+        .arg(self.dir.join("user"));
+        for option in [
+            "BatchMode=yes",
+            "IdentitiesOnly=yes",
+            "IdentityAgent=none",
+            "StrictHostKeyChecking=yes",
+            &known,
+        ] {
             scp.args(["-o", option]);
         }
         scp.args(["-o", "GlobalKnownHostsFile=none"]);
-        scp.arg(source).arg(format!("{}@127.0.0.1:{}/", self.user, target.display()));
+        scp.arg(source)
+            .arg(format!("{}@127.0.0.1:{}/", self.user, target.display()));
         timed("scp", &mut scp, stop)
     }
 }
@@ -276,25 +370,47 @@ impl Rsync {
         let port = free_port()?;
         let config = place.dir().join("rsyncd.conf");
         // As root the daemon would become nobody, who may not write here.
-        let identity = if rustix::process::getuid().is_root() { "uid = 0\ngid = 0\n" } else { "" };
+        let identity = if rustix::process::getuid().is_root() {
+            "uid = 0\ngid = 0\n"
+        } else {
+            ""
+        };
         let target = place.target();
         fs::write(
             &config,
-            format!("use chroot = no\n{identity}[bench]\npath = {}\nread only = no\n", target.display()),
+            format!(
+                "use chroot = no\n{identity}[bench]\npath = {}\nread only = no\n",
+                target.display()
+            ),
         )?;
         let mut command = Command::new(rsync);
-        command.args(["--daemon", "--no-detach", "--address=127.0.0.1", &format!("--port={port}")]);
-        command.arg(format!("--config={}", config.display())).arg("--log-file=/dev/null");
+        command.args([
+            "--daemon",
+            "--no-detach",
+            "--address=127.0.0.1",
+            &format!("--port={port}"),
+        ]);
+        command
+            .arg(format!("--config={}", config.display()))
+            .arg("--log-file=/dev/null");
         let mut daemon = Running::spawn(&mut command)?;
-        daemon.wait_for_port(port).context("rsync --daemon did not start")?;
-        Ok(Self { port, _daemon: daemon })
+        daemon
+            .wait_for_port(port)
+            .context("rsync --daemon did not start")?;
+        Ok(Self {
+            port,
+            _daemon: daemon,
+        })
     }
 }
 
 impl Contender for Rsync {
     fn copy(&mut self, source: &Path, _target: &Path, stop: &AtomicBool) -> anyhow::Result<Copied> {
         let mut rsync = Command::new("rsync");
-        rsync.arg("--whole-file").arg(source).arg(format!("rsync://127.0.0.1:{}/bench/", self.port));
+        rsync
+            .arg("--whole-file")
+            .arg(source)
+            .arg(format!("rsync://127.0.0.1:{}/bench/", self.port));
         timed("rsync", &mut rsync, stop)
     }
 }
@@ -302,7 +418,10 @@ impl Contender for Rsync {
 fn timed(name: &str, command: &mut Command, stop: &AtomicBool) -> anyhow::Result<Copied> {
     let start = Instant::now();
     Running::spawn(command)?.finish(name, stop)?;
-    Ok(Copied { time: start.elapsed(), peak_bytes: [None, None] })
+    Ok(Copied {
+        time: start.elapsed(),
+        peak_bytes: [None, None],
+    })
 }
 
 /// A child process that does not outlive this.
@@ -319,12 +438,19 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Self { child, peak_bytes: None })
+        Ok(Self {
+            child,
+            peak_bytes: None,
+        })
     }
 
     /// The address of `recv`'s first line of JSON; the rest of its output is read and dropped.
     fn ready(&mut self) -> anyhow::Result<SocketAddr> {
-        let stdout = self.child.stdout.take().context("its output was not asked for")?;
+        let stdout = self
+            .child
+            .stdout
+            .take()
+            .context("its output was not asked for")?;
         let (line_in, line_out) = mpsc::sync_channel(1);
         thread::spawn(move || {
             let mut lines = BufReader::new(stdout).lines();
@@ -332,9 +458,13 @@ impl Running {
             lines.for_each(drop);
         });
         let line = line_out.recv_timeout(START).ok().flatten();
-        let Some(line) = line else { bail!("fulmar recv did not start: {}", self.last_words()) };
+        let Some(line) = line else {
+            bail!("fulmar recv did not start: {}", self.last_words())
+        };
         let ready: serde_json::Value = serde_json::from_str(&line)?;
-        let listen = ready["listen"].as_str().with_context(|| format!("fulmar recv began with {line}"))?;
+        let listen = ready["listen"]
+            .as_str()
+            .with_context(|| format!("fulmar recv began with {line}"))?;
         Ok(listen.parse()?)
     }
 
@@ -387,7 +517,10 @@ impl Running {
             // Grandchildren may hold the other end open: take what is there.
             let mut bytes = vec![0; 4096];
             let read = stderr.read(&mut bytes).unwrap_or(0);
-            words = String::from_utf8_lossy(&bytes[..read]).split_whitespace().collect::<Vec<_>>().join(" ");
+            words = String::from_utf8_lossy(&bytes[..read])
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ");
         }
         words
     }
@@ -408,7 +541,9 @@ impl Drop for Running {
 /// Largest resident memory of a process so far, where the system tells.
 fn peak_bytes(id: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
@@ -426,7 +561,11 @@ fn program(name: &str) -> anyhow::Result<PathBuf> {
 }
 
 fn user_name() -> anyhow::Result<String> {
-    let output = Command::new("id").arg("-un").stdin(Stdio::null()).output().context("cannot run id")?;
+    let output = Command::new("id")
+        .arg("-un")
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run id")?;
     let name = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if name.is_empty() {
         bail!("this user has no name");
@@ -436,7 +575,9 @@ fn user_name() -> anyhow::Result<String> {
 
 /// A port that was free a moment ago.
 fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
 }
 
 const CIPHER: &str = "aes128-gcm@openssh.com";

@@ -4,8 +4,7 @@
 
 use std::fmt::{self, Write as _};
 
-use fulmar::config::Bytes;
-use fulmar_proto::engine::Bitrate;
+use fulmar_proto::engine::{Bitrate, Bytes};
 
 use super::{Report, Row};
 
@@ -21,15 +20,31 @@ impl fmt::Display for Report {
         )?;
         let raw = self.rows.first().and_then(|row| row.median_bps);
         let scp = self.median_of("scp");
-        let head = ["", "median", "lowest to highest", "of raw", "x scp", "memory, send and recv"];
+        let head = [
+            "",
+            "median",
+            "lowest to highest",
+            "of raw",
+            "x scp",
+            "memory, send and recv",
+        ];
         let mut lines = vec![head.map(str::to_owned)];
         lines.extend(self.rows.iter().map(|row| cells(row, raw, scp)));
-        let widths: [usize; 6] =
-            std::array::from_fn(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0));
+        let widths: [usize; 6] = std::array::from_fn(|column| {
+            lines
+                .iter()
+                .map(|line| line[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        });
         for (index, line) in lines.iter().enumerate() {
             writeln!(f, "{}", joined(line, &widths))?;
             if index == 0 {
-                writeln!(f, "|{}", widths.map(|width| "-".repeat(width + 2) + "|").concat())?;
+                writeln!(
+                    f,
+                    "|{}",
+                    widths.map(|width| "-".repeat(width + 2) + "|").concat()
+                )?;
             }
         }
         writeln!(f)?;
@@ -47,7 +62,14 @@ fn cells(row: &Row, raw: Option<f64>, scp: Option<f64>) -> [String; 6] {
             (None, Some(reason)) => format!("skipped: {reason}"),
             (None, None) => "did not run".to_owned(),
         };
-        return [row.name.to_owned(), why, String::new(), String::new(), String::new(), String::new()];
+        return [
+            row.name.to_owned(),
+            why,
+            String::new(),
+            String::new(),
+            String::new(),
+            String::new(),
+        ];
     };
     let (low, high) = (
         row.rates_bps.iter().copied().fold(f64::INFINITY, f64::min),
@@ -80,7 +102,11 @@ mod tests {
 
     #[test]
     fn every_contender_keeps_its_line() {
-        let measured = |name, bps| Row { rates_bps: vec![bps], median_bps: Some(bps), ..Row::new(name, "a note") };
+        let measured = |name, bps| Row {
+            rates_bps: vec![bps],
+            median_bps: Some(bps),
+            ..Row::new(name, "a note")
+        };
         let report = Report {
             size: 1 << 30,
             runs: 1,
@@ -88,20 +114,46 @@ mod tests {
             processors: 2,
             rows: vec![
                 measured("raw UDP, GSO", 40e9),
-                Row { peak_bytes: [Some(100 << 20), Some(50 << 20)], ..measured("fulmar send, plain", 10e9) },
+                Row {
+                    peak_bytes: [Some(100 << 20), Some(50 << 20)],
+                    ..measured("fulmar send, plain", 10e9)
+                },
                 measured("scp", 4e9),
-                Row { skipped: Some("rsync is not installed".into()), ..Row::new("rsync", "") },
-                Row { failed: Some("it broke".into()), ..measured("tcp", 1e9) },
+                Row {
+                    skipped: Some("rsync is not installed".into()),
+                    ..Row::new("rsync", "")
+                },
+                Row {
+                    failed: Some("it broke".into()),
+                    ..measured("tcp", 1e9)
+                },
             ],
         };
         let text = report.to_string();
-        let line = |name: &str| text.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
-        assert!(line("fulmar send").contains("25 %") && line("fulmar send").contains("2.50"), "{text}");
-        assert!(line("fulmar send").contains("100.0 MiB, 50.0 MiB"), "{text}");
-        assert!(line("| rsync").contains("skipped: rsync is not installed"), "{text}");
+        let line = |name: &str| {
+            text.lines()
+                .find(|line| line.contains(name))
+                .unwrap_or_default()
+                .to_owned()
+        };
+        assert!(
+            line("fulmar send").contains("25 %") && line("fulmar send").contains("2.50"),
+            "{text}"
+        );
+        assert!(
+            line("fulmar send").contains("100.0 MiB, 50.0 MiB"),
+            "{text}"
+        );
+        assert!(
+            line("| rsync").contains("skipped: rsync is not installed"),
+            "{text}"
+        );
         assert!(line("| tcp").contains("failed: it broke"), "{text}");
-        let columns: Vec<usize> =
-            text.lines().filter(|line| line.starts_with('|')).map(|line| line.chars().count()).collect();
+        let columns: Vec<usize> = text
+            .lines()
+            .filter(|line| line.starts_with('|'))
+            .map(|line| line.chars().count())
+            .collect();
         assert!(columns.windows(2).all(|pair| pair[0] == pair[1]), "{text}");
     }
 }

@@ -1,7 +1,8 @@
 //! `fulmar bench`: one table for loopback.
 
 use clap::Args;
-use fulmar::config::{Bytes, parse_bytes};
+use fulmar::config::parse_bytes;
+use fulmar_proto::engine::Bytes;
 
 use super::fault::{Exit, Fault};
 use super::{Talk, stop_on_signals};
@@ -24,17 +25,31 @@ pub(super) struct Options {
 pub(super) fn run(options: &Options) -> Result<(), Fault> {
     let voice = options.talk.voice();
     if options.size.0 == 0 {
-        return Err(Fault::usage("--size 0 is nothing to send; write a size such as 1GiB"));
+        return Err(Fault::usage(
+            "--size 0 is nothing to send; write a size such as 1GiB",
+        ));
     }
     let stop = stop_on_signals()?;
-    let binary = std::env::current_exe().map_err(|error| Fault::failed("cannot find this program's own file", error))?;
-    let what = bench::Options { size: options.size, runs: options.runs.into(), binary };
+    let binary = std::env::current_exe()
+        .map_err(|error| Fault::failed("cannot find this program's own file", error))?;
+    let what = bench::Options {
+        size: options.size,
+        runs: options.runs.into(),
+        binary,
+    };
     let report = bench::run(&what, &stop, |doing| voice.say(doing)).map_err(|error| {
-        let exit = if stop.load(std::sync::atomic::Ordering::Relaxed) { Exit::Interrupted } else { Exit::Failed };
-        Fault::new(exit, "the bench did not finish").because(error).told(voice)
+        let exit = if stop.load(std::sync::atomic::Ordering::Relaxed) {
+            Exit::Interrupted
+        } else {
+            Exit::Failed
+        };
+        Fault::new(exit, "the bench did not finish")
+            .because(error)
+            .told(voice)
     })?;
     if options.talk.json {
-        let line = serde_json::to_string(&report).map_err(|error| Fault::failed("cannot write the report", error))?;
+        let line = serde_json::to_string(&report)
+            .map_err(|error| Fault::failed("cannot write the report", error))?;
         println!("{line}");
     } else {
         print!("{report}");

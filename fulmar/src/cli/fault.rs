@@ -5,9 +5,11 @@
 use std::error::Error;
 use std::fmt;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use fulmar::transfer::TransferError;
+use fulmar_proto::hpudp::Reason;
 
 use crate::ui::{Event, Voice};
 
@@ -51,9 +53,23 @@ impl Fault {
         Self::new(Exit::Failed, what).because(because)
     }
 
+    /// An offer that this side did not accept.
+    pub(crate) fn refused(name: &str, peer: SocketAddr, reason: Reason, because: &str) -> Self {
+        Self::new(Exit::Refused, format!("refused {name} from {peer}"))
+            .because(because)
+            .hint(format!(
+                "nothing, if that is right; the sender was told: {reason}"
+            ))
+    }
+
     /// A fault of this kind.
     pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
-        Self { exit, what: what.into(), because: Vec::new(), hint: None }
+        Self {
+            exit,
+            what: what.into(),
+            because: Vec::new(),
+            hint: None,
+        }
     }
 
     /// Adds the reason, and its reasons.
@@ -106,7 +122,9 @@ impl fmt::Display for Fault {
         for reason in &self.because {
             writeln!(f, "because: {reason}")?;
         }
-        self.hint.iter().try_for_each(|hint| writeln!(f, "try: {hint}"))
+        self.hint
+            .iter()
+            .try_for_each(|hint| writeln!(f, "try: {hint}"))
     }
 }
 
@@ -130,8 +148,17 @@ impl From<&TransferError> for Fault {
 
 impl Exit {
     fn from_code(code: u8) -> Self {
-        let all = [Self::Usage, Self::NoConnection, Self::Identity, Self::Integrity, Self::Refused, Self::Interrupted];
-        all.into_iter().find(|exit| *exit as u8 == code).unwrap_or(Self::Failed)
+        let all = [
+            Self::Usage,
+            Self::NoConnection,
+            Self::Identity,
+            Self::Integrity,
+            Self::Refused,
+            Self::Interrupted,
+        ];
+        all.into_iter()
+            .find(|exit| *exit as u8 == code)
+            .unwrap_or(Self::Failed)
     }
 }
 
@@ -149,7 +176,10 @@ mod tests {
     fn three_lines() {
         let cause = io::Error::new(io::ErrorKind::NotFound, "no such thing");
         let fault = Fault::failed("cannot do it", cause).hint("do something else");
-        assert_eq!(fault.to_string(), "error: cannot do it\nbecause: no such thing\ntry: do something else\n");
+        assert_eq!(
+            fault.to_string(),
+            "error: cannot do it\nbecause: no such thing\ntry: do something else\n"
+        );
         assert_eq!(Fault::usage("--x is y").to_string(), "error: --x is y\n");
     }
 

@@ -54,8 +54,14 @@ impl Link {
 
 /// One line about one direction of a link.
 pub(super) fn described(direction: &LinkConfig) -> String {
-    let rate = direction.rate.map_or_else(|| "unlimited".to_owned(), |rate| rate.to_string());
-    format!("{rate}, {:.3} ms one way, {:.3} % loss", direction.delay.as_secs_f64() * 1e3, direction.loss.share() * 1e2)
+    let rate = direction
+        .rate
+        .map_or_else(|| "unlimited".to_owned(), |rate| rate.to_string());
+    format!(
+        "{rate}, {:.3} ms one way, {:.3} % loss",
+        direction.delay.as_secs_f64() * 1e3,
+        direction.loss.share() * 1e2
+    )
 }
 
 fn names() -> PossibleValuesParser {
@@ -75,26 +81,53 @@ mod tests {
     use super::*;
 
     fn link(name: &str) -> Link {
-        Link { link: name.to_owned(), loss: None, rtt: None, rate: None }
+        Link {
+            link: name.to_owned(),
+            loss: None,
+            rtt: None,
+            rate: None,
+        }
     }
 
     #[test]
     fn figures_replace_those_of_the_name_and_no_others() {
         let plain = link("satellite").profile();
         let named = Profile::named("satellite").expect("it has a name");
-        assert_eq!((plain.up, plain.down), (named.up.clone(), named.down.clone()));
-        let changed = Link { loss: Some(0.05), ..link("satellite") }.profile();
+        assert_eq!(
+            (plain.up, plain.down),
+            (named.up.clone(), named.down.clone())
+        );
+        let changed = Link {
+            loss: Some(0.05),
+            ..link("satellite")
+        }
+        .profile();
         assert_eq!(changed.up.loss, Loss::Independent(0.05));
-        assert_eq!(LinkConfig { loss: named.down.loss, ..changed.down }, named.down);
+        assert_eq!(
+            LinkConfig {
+                loss: named.down.loss,
+                ..changed.down
+            },
+            named.down
+        );
     }
 
     #[test]
     fn the_queue_follows_rate_and_round_trip() {
         let rate = Bitrate::from_bits_per_sec(80_000_000);
-        let fast = Link { rate: Some(rate), rtt: Some(Duration::from_millis(100)), ..link("lossy") }.profile();
+        let fast = Link {
+            rate: Some(rate),
+            rtt: Some(Duration::from_millis(100)),
+            ..link("lossy")
+        }
+        .profile();
         assert_eq!(fast.rtt(), Duration::from_millis(100));
         assert_eq!(fast.up.queue, 500_000);
-        let slow = Link { rate: Some(Bitrate::from_bits_per_sec(8_000)), ..link("lossy") }.profile();
+        let slow = Link {
+            rate: Some(Bitrate::from_bits_per_sec(8_000)),
+            ..link("lossy")
+        }
+        .profile();
         assert_eq!(slow.up.queue, QUEUE_MIN);
     }
 }

@@ -21,15 +21,23 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use fulmar::config::parse_bitrate;
 use fulmar_proto::engine::Bitrate;
 use fulmar_proto::hpudp::{Config, Control, Parity};
+use fulmar_proto::sim::Profile;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::ui::Voice;
 
-use fault::{Exit, Fault};
+use fault::Exit;
+pub(crate) use fault::Fault;
 
 /// Moves files over bad networks.
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    version,
+    about,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    arg_required_else_help = false
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -42,7 +50,7 @@ enum Verb {
     /// Receive files into a directory
     Recv(recv::Options),
     /// Run a protocol over a simulated link, in virtual time
-    #[command(subcommand)]
+    #[command(subcommand, arg_required_else_help = false)]
     Sim(sim::Protocol),
     /// Send a real file across a bad link on this machine
     Demo(demo::Options),
@@ -105,9 +113,17 @@ struct Pace {
 }
 
 impl Pace {
+    /// The configuration of a sender on a link of ours, which has to find the rate by itself unless that is fixed.
+    fn config_for(self, link: &Profile) -> Result<Config, Fault> {
+        self.config(link.up.rate.filter(|_| self.cc == Rules::Fixed))
+    }
+
     /// The configuration of a sender that never exceeds `cap`.
     fn config(self, cap: Option<Bitrate>) -> Result<Config, Fault> {
-        let mut config = Config { max_rate: cap, ..Config::default() };
+        let mut config = Config {
+            max_rate: cap,
+            ..Config::default()
+        };
         config.control = match self.cc {
             Rules::Delivery => Control::Delivery,
             Rules::Hpudp => Control::Hpudp,
@@ -120,9 +136,13 @@ impl Pace {
         match (self.cc, cap) {
             (Rules::Fixed, Some(rate)) => config.start_rate = rate,
             (Rules::Fixed, None) => {
-                return Err(Fault::usage("--cc fixed needs --rate, the rate that is fixed, such as --rate 50M"));
+                return Err(Fault::usage(
+                    "--cc fixed needs --rate, the rate that is fixed, such as --rate 50M",
+                ));
             }
-            (Rules::Delivery | Rules::Hpudp, Some(rate)) => config.start_rate = config.start_rate.min(rate),
+            (Rules::Delivery | Rules::Hpudp, Some(rate)) => {
+                config.start_rate = config.start_rate.min(rate)
+            }
             (Rules::Delivery | Rules::Hpudp, None) => {}
         }
         if let Some(rate) = cap {
@@ -150,36 +170,46 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>, Fault> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // In this order: the first signal finds the flag down, and then raises it.
-        signal_hook::flag::register_conditional_shutdown(signal, Exit::Interrupted as i32, Arc::clone(&stop))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
-            .map_err(|error| Fault::failed("cannot listen for signals", error))?;
+        signal_hook::flag::register_conditional_shutdown(
+            signal,
+            Exit::Interrupted as i32,
+            Arc::clone(&stop),
+        )
+        .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+        .map_err(|error| Fault::failed("cannot listen for signals", error))?;
     }
     Ok(stop)
 }
 
 /// Whether clap's "error" is what the user asked for: help or the version.
 fn is_an_answer(error: &clap::Error) -> bool {
-    matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
+    matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    )
 }
 
 /// Clap's message without its layout: what is wrong, and what is allowed.
 fn one_sentence(error: &clap::Error) -> String {
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "a verb is missing: send, recv, sim, demo or bench; `fulmar --help` says more".to_owned();
-    }
     let text = error.render().to_string();
     let mut parts: Vec<&str> = Vec::new();
     for line in text.lines().map(str::trim) {
         if line.starts_with("Usage:") || line.starts_with("For more information") {
             break;
         }
-        let line = line.strip_prefix("error: ").or_else(|| line.strip_prefix("tip: ")).unwrap_or(line);
+        let line = line
+            .strip_prefix("error: ")
+            .or_else(|| line.strip_prefix("tip: "))
+            .unwrap_or(line);
         if !line.is_empty() {
             parts.push(line);
         }
     }
     parts.join(" ")
 }
+
+/// The port of HP-UDP direct transfers when none is given.
+const PORT: u16 = 9000;
 
 /// Reads `--rate`.
 fn rate(text: &str) -> Result<Bitrate, fulmar::config::UnitError> {
@@ -206,25 +236,34 @@ mod tests {
     #[test]
     fn bad_usage_is_one_sentence_with_the_argument_and_what_it_may_be() {
         for (line, needles) in [
-            ("fulmar send f h --cc tcp", ["--cc", "delivery, hpudp, fixed"]),
+            (
+                "fulmar send f h --cc tcp",
+                ["--cc", "delivery, hpudp, fixed"],
+            ),
             ("fulmar send f h --fec none", ["--fec", "adaptive, table"]),
             ("fulmar send f h --rate 10m", ["--rate", "1.5Gbit"]),
             ("fulmar sim hpudp --loss 120%", ["--loss", "0% to 100%"]),
             ("fulmar sim hpudp --rtt 5", ["--rtt", "200ms"]),
             ("fulmar sim hpudp --size 5q", ["--size", "50MiB"]),
             ("fulmar sim hpudp --link moon", ["--link", "satellite"]),
-            ("fulmar sim", ["verb", "hpudp"]),
+            ("fulmar sim", ["subcommand", "hpudp"]),
             ("fulmar sim srt", ["srt", "hpudp"]),
             ("fulmar send f", ["HOST", "required"]),
             ("fulmar recv --listen nowhere", ["--listen", "[::]:9000"]),
-            ("fulmar send f h --encrypt --plain", ["--encrypt", "--plain"]),
+            (
+                "fulmar send f h --encrypt --plain",
+                ["--encrypt", "--plain"],
+            ),
             ("fulmar fetch", ["fetch", "unrecognized"]),
-            ("fulmar", ["verb", "demo"]),
+            ("fulmar", ["subcommand", "demo"]),
         ] {
             let sentence = refused(line);
             assert!(!sentence.contains('\n'), "{line}: {sentence}");
             for needle in needles {
-                assert!(sentence.contains(needle), "{line}: {sentence} lacks {needle}");
+                assert!(
+                    sentence.contains(needle),
+                    "{line}: {sentence} lacks {needle}"
+                );
             }
         }
     }
@@ -233,13 +272,30 @@ mod tests {
     fn a_rate_caps_every_controller() {
         let cap = Bitrate::from_bits_per_sec(1_000_000);
         for cc in [Rules::Delivery, Rules::Hpudp, Rules::Fixed] {
-            let config = Pace { cc, fec: Fec::Table }.config(Some(cap)).unwrap();
+            let config = Pace {
+                cc,
+                fec: Fec::Table,
+            }
+            .config(Some(cap))
+            .unwrap();
             assert_eq!(config.max_rate, Some(cap));
             assert!(config.start_rate <= cap && config.min_rate <= cap);
             assert_eq!(config.parity, Parity::Table);
         }
-        assert!(Pace { cc: Rules::Fixed, fec: Fec::Table }.config(None).is_err());
-        let free = Pace { cc: Rules::Delivery, fec: Fec::Adaptive }.config(None).unwrap();
+        assert!(
+            Pace {
+                cc: Rules::Fixed,
+                fec: Fec::Table
+            }
+            .config(None)
+            .is_err()
+        );
+        let free = Pace {
+            cc: Rules::Delivery,
+            fec: Fec::Adaptive,
+        }
+        .config(None)
+        .unwrap();
         assert_eq!(free.start_rate, Config::default().start_rate);
     }
 }

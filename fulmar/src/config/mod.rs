@@ -4,4 +4,4 @@
 
 mod units;
 
-pub use units::{Bytes, UnitError, parse_bitrate, parse_bytes, parse_duration, parse_fraction};
+pub use units::{UnitError, parse_bitrate, parse_bytes, parse_duration, parse_fraction};

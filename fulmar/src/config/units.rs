@@ -4,14 +4,9 @@
 //! floating-point number, so `0.1Gbit` is 100,000,000 bit/s to the bit. It does *not* guess: a number without a unit
 //! is refused wherever two readings are common (`10` is no duration), and so is a unit in the wrong case (`10m`).
 
-use std::fmt;
 use std::time::Duration;
 
-use fulmar_proto::engine::Bitrate;
-
-/// A count of bytes that prints as people read it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Bytes(pub u64);
+use fulmar_proto::engine::{Bitrate, Bytes};
 
 /// A text that is not the quantity it should be. Prints as one sentence with the text and the allowed forms.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -106,18 +101,6 @@ pub fn parse_fraction(text: &str) -> Result<f64, UnitError> {
         return Err(error("more than the whole"));
     }
     Ok(number.billionths as f64 / whole as f64)
-}
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.0 as f64;
-        match self.0 {
-            0..1_024 => write!(f, "{} B", self.0),
-            1_024..1_048_576 => write!(f, "{:.1} KiB", count / 1024.0),
-            1_048_576..1_073_741_824 => write!(f, "{:.1} MiB", count / 1_048_576.0),
-            _ => write!(f, "{:.2} GiB", count / 1_073_741_824.0),
-        }
-    }
 }
 
 /// A decimal number, exact to nine places.

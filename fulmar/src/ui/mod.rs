@@ -4,6 +4,7 @@
 //! cursor, changes colours or reverses the direction of the text around it. It does *not* decide what happens, only
 //! how it is said.
 
+mod narrator;
 mod progress;
 
 use std::borrow::Cow;
@@ -13,7 +14,9 @@ use std::net::SocketAddr;
 use fulmar_proto::hpudp::{Phase, Snapshot};
 use serde::Serialize;
 
-pub(crate) use progress::Progress;
+pub(crate) use narrator::{Narrator, Role};
+use progress::Progress;
+pub(crate) use progress::short_time;
 
 /// How to talk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +53,8 @@ impl Voice {
     /// Emits an event to programs.
     pub(crate) fn emit(self, event: &Event<'_>) {
         if self == Self::Json {
-            let line = serde_json::to_string(event).expect("these structures have only string keys");
+            let line =
+                serde_json::to_string(event).expect("these structures have only string keys");
             // As above; a reader that wants the rest would still be there.
             let _ = writeln!(io::stdout(), "{line}");
         }
@@ -66,15 +70,45 @@ pub(crate) enum Event<'a> {
         /// The address.
         listen: SocketAddr,
     },
+    /// What the kernel granted the socket, in bytes.
+    Socket {
+        /// Receive buffer.
+        recv_buffer: usize,
+        /// Send buffer.
+        send_buffer: usize,
+        /// What was asked for each.
+        wanted: usize,
+    },
+    /// Both sides agreed on a transfer.
+    Connected {
+        /// Name.
+        file: Cow<'a, str>,
+        /// The other side.
+        peer: SocketAddr,
+        /// Bytes.
+        size: u64,
+        /// Whether contents are encrypted.
+        encrypted: bool,
+    },
+    /// The peer does not encrypt, and the file goes in the clear because that was allowed.
+    Unencrypted {
+        /// Name.
+        file: Cow<'a, str>,
+        /// The other side.
+        peer: SocketAddr,
+    },
     /// How a transfer stands, once a second and whenever its phase changes.
     Progress(Figures<'a>),
     /// A file is there, verified.
     Done {
+        /// The other side.
+        peer: SocketAddr,
         /// xxHash64 of the contents, 16 hexadecimal digits.
         hash: String,
-        /// Where it was stored, at the receiver.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        path: Option<Cow<'a, str>>,
+        /// Where it was stored (receiver) or read (sender).
+        path: Cow<'a, str>,
+        /// File bits a second over the whole session.
+        average_bps: u64,
         /// Final figures.
         #[serde(flatten)]
         figures: Figures<'a>,
@@ -180,7 +214,13 @@ mod tests {
 
     #[test]
     fn ordinary_names_stay_as_they_are() {
-        for name in ["report.pdf", "it's \"fine\".txt", "Zażółć gęślą.tar", "写真.jpg", "a b"] {
+        for name in [
+            "report.pdf",
+            "it's \"fine\".txt",
+            "Zażółć gęślą.tar",
+            "写真.jpg",
+            "a b",
+        ] {
             assert_eq!(escaped(name.as_bytes()), name);
         }
     }
@@ -208,8 +248,21 @@ mod tests {
 
     #[test]
     fn a_line_of_json_has_one_set_of_names() {
-        let figures = Figures::new("a\nb", &Snapshot { size: 10, ..Snapshot::default() });
-        let done = Event::Done { hash: format!("{:016x}", 7), path: None, figures };
+        let figures = Figures::new(
+            "a\nb",
+            &Snapshot {
+                size: 10,
+                ..Snapshot::default()
+            },
+        );
+        let peer = SocketAddr::from(([192, 0, 2, 7], 9000));
+        let done = Event::Done {
+            peer,
+            hash: format!("{:016x}", 7),
+            path: "a".into(),
+            average_bps: 1,
+            figures,
+        };
         let line = serde_json::to_string(&done).unwrap();
         assert!(!line.contains('\n'));
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -220,7 +273,10 @@ mod tests {
         let progress = Event::Progress(Figures::new("a", &Snapshot::default()));
         let progress = serde_json::to_value(&progress).unwrap();
         for key in progress.as_object().unwrap().keys() {
-            assert!(value.get(key).is_some(), "{key} is in progress and not in done");
+            assert!(
+                value.get(key).is_some(),
+                "{key} is in progress and not in done"
+            );
         }
     }
 }

@@ -1,14 +1,16 @@
-//! The progress of one file at a time: a bar on a terminal, a line a second in a log, events for programs.
+//! The progress of files: a bar on a terminal, a line a second in a log, events for programs.
 //!
 //! All three show the same figures: percent, bytes, rate, time left, round trip, loss, chunks repaired by parity and
 //! chunks sent again. What was repaired is known to the receiver only, the round trip to the sender only; a figure
 //! that this end does not know is left out. It does *not* keep any clock but for the spacing of lines.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use fulmar::config::Bytes;
+use fulmar_proto::engine::Bytes;
 use fulmar_proto::hpudp::{Phase, Snapshot};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Event, Figures, Voice, escaped, phase_word};
 
@@ -16,72 +18,139 @@ use super::{Event, Figures, Voice, escaped, phase_word};
 #[derive(Debug)]
 pub(crate) struct Progress {
     voice: Voice,
+    bars: MultiProgress,
+    /// What is shown, by file and peer.
+    shown: BTreeMap<(String, Option<SocketAddr>), Shown>,
+}
+
+#[derive(Debug)]
+struct Shown {
     bar: Option<ProgressBar>,
-    /// File, phase and time of the last line.
-    last: Option<(String, Phase, Instant)>,
+    /// Phase and time of the last line.
+    last: Option<(Phase, Instant)>,
 }
 
 impl Progress {
     /// Nothing is shown yet.
     pub(crate) fn new(voice: Voice) -> Self {
-        Self { voice, bar: None, last: None }
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+        Self {
+            voice,
+            bars,
+            shown: BTreeMap::new(),
+        }
     }
 
     /// Shows how the transfer of `file`, a foreign name, stands.
-    pub(crate) fn update(&mut self, file: &str, snapshot: &Snapshot) {
-        match self.voice {
-            Voice::Bar => self.draw(file, snapshot),
-            Voice::Lines if self.is_time(file, snapshot.phase) => {
-                self.voice.say(&format!("{}: {}", escaped(file.as_bytes()), line(snapshot)));
+    pub(crate) fn update(&mut self, file: &str, peer: SocketAddr, snapshot: &Snapshot) {
+        // Whatever was shown before the peer was known is over.
+        self.remove(file, None);
+        let voice = self.voice;
+        match voice {
+            Voice::Bar => self.draw(
+                file,
+                Some(peer),
+                snapshot.done,
+                snapshot.size,
+                figures(snapshot).join(", "),
+            ),
+            Voice::Lines if self.is_time(file, Some(peer), snapshot.phase) => {
+                self.voice
+                    .say(&format!("{}: {}", escaped(file.as_bytes()), line(snapshot)));
             }
-            Voice::Json if self.is_time(file, snapshot.phase) => {
-                self.voice.emit(&Event::Progress(Figures::new(file, snapshot)));
+            Voice::Json if self.is_time(file, Some(peer), snapshot.phase) => {
+                self.voice
+                    .emit(&Event::Progress(Figures::new(file, snapshot)));
             }
             Voice::Lines | Voice::Json | Voice::Quiet => {}
         }
     }
 
-    /// Ends with this file: takes the bar away, so that what is said next stands alone.
-    pub(crate) fn clear(&mut self) {
-        self.last = None;
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
+    /// Shows how far `file` has been read for its hash.
+    pub(crate) fn hashing(&mut self, file: &str, done: u64, size: u64) {
+        if self.voice == Voice::Bar {
+            self.draw(
+                file,
+                None,
+                done,
+                size,
+                "reading it once for its hash".to_owned(),
+            );
         }
     }
 
-    fn draw(&mut self, file: &str, snapshot: &Snapshot) {
-        let another = self.last.as_ref().is_none_or(|(name, ..)| name != file);
-        if another {
-            self.clear();
-            self.last = Some((file.to_owned(), snapshot.phase, Instant::now()));
-        }
-        let bar = self.bar.get_or_insert_with(|| {
-            let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(10));
+    /// Ends with this file: takes its bar away, so that what is said next stands alone.
+    pub(crate) fn clear(&mut self, file: &str, peer: SocketAddr) {
+        self.remove(file, None);
+        self.remove(file, Some(peer));
+    }
+
+    /// Runs `speak` while no bar is in the way.
+    pub(crate) fn aside(&self, speak: impl FnOnce()) {
+        self.bars.suspend(speak);
+    }
+
+    fn draw(
+        &mut self,
+        file: &str,
+        peer: Option<SocketAddr>,
+        done: u64,
+        size: u64,
+        message: String,
+    ) {
+        let bars = &self.bars;
+        let shown = self
+            .shown
+            .entry((file.to_owned(), peer))
+            .or_insert_with(Shown::nothing);
+        let bar = shown.bar.get_or_insert_with(|| {
+            let bar = bars.add(ProgressBar::new(size));
             bar.set_style(style());
             bar.set_prefix(shortened(&escaped(file.as_bytes())));
             bar
         });
-        bar.set_length(snapshot.size);
-        bar.set_position(snapshot.done);
-        bar.set_message(figures(snapshot).join(", "));
+        bar.set_length(size);
+        bar.set_position(done);
+        bar.set_message(message);
     }
 
-    fn is_time(&mut self, file: &str, phase: Phase) -> bool {
+    fn is_time(&mut self, file: &str, peer: Option<SocketAddr>, phase: Phase) -> bool {
         let now = Instant::now();
-        let due = self
+        let shown = self
+            .shown
+            .entry((file.to_owned(), peer))
+            .or_insert_with(Shown::nothing);
+        let due = shown
             .last
-            .as_ref()
-            .is_none_or(|(name, shown, at)| name != file || *shown != phase || now - *at >= SPACING);
+            .is_none_or(|(last, at)| last != phase || now - at >= SPACING);
         if due {
-            self.last = Some((file.to_owned(), phase, now));
+            shown.last = Some((phase, now));
         }
         due
+    }
+
+    fn remove(&mut self, file: &str, peer: Option<SocketAddr>) {
+        if let Some(Shown { bar: Some(bar), .. }) = self.shown.remove(&(file.to_owned(), peer)) {
+            bar.finish_and_clear();
+            self.bars.remove(&bar);
+        }
+    }
+}
+
+impl Shown {
+    fn nothing() -> Self {
+        Self {
+            bar: None,
+            last: None,
+        }
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.clear();
+        for bar in self.shown.values().filter_map(|shown| shown.bar.as_ref()) {
+            bar.finish_and_clear();
+        }
     }
 }
 
@@ -102,7 +171,9 @@ fn figures(snapshot: &Snapshot) -> Vec<String> {
         parts.push(phase_word(snapshot.phase).to_owned());
     }
     parts.push(snapshot.goodput.to_string());
-    let left = snapshot.goodput.time_for(snapshot.size.saturating_sub(snapshot.done));
+    let left = snapshot
+        .goodput
+        .time_for(snapshot.size.saturating_sub(snapshot.done));
     if left < TIME_LEFT_MAX && !left.is_zero() {
         parts.push(format!("{} left", short_time(left)));
     }
@@ -135,7 +206,9 @@ pub(crate) fn short_time(time: Duration) -> String {
 fn style() -> ProgressStyle {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let template = if plain { PLAIN } else { COLOURED };
-    ProgressStyle::with_template(template).expect("the templates below are well formed").progress_chars("=> ")
+    ProgressStyle::with_template(template)
+        .expect("the templates below are well formed")
+        .progress_chars("=> ")
 }
 
 /// A name that leaves room for the figures.
@@ -149,7 +222,8 @@ fn shortened(name: &str) -> String {
 }
 
 const PLAIN: &str = "{prefix} [{bar:20}] {percent:>3}% of {binary_total_bytes}  {wide_msg}";
-const COLOURED: &str = "{prefix:.bold} [{bar:20.cyan}] {percent:>3}% of {binary_total_bytes}  {wide_msg}";
+const COLOURED: &str =
+    "{prefix:.bold} [{bar:20.cyan}] {percent:>3}% of {binary_total_bytes}  {wide_msg}";
 /// Characters of a name in front of the bar.
 const NAME_SHOWN: usize = 24;
 /// Between two lines about the same phase.
@@ -185,24 +259,40 @@ mod tests {
 
     #[test]
     fn the_tail_says_that_it_repairs() {
-        let tail = Snapshot { phase: Phase::Repairing, done: 100 << 20, ..half_done() };
-        assert!(line(&tail).starts_with("100 % of 100.0 MiB, repairing, "), "{}", line(&tail));
+        let tail = Snapshot {
+            phase: Phase::Repairing,
+            done: 100 << 20,
+            ..half_done()
+        };
+        assert!(
+            line(&tail).starts_with("100 % of 100.0 MiB, repairing, "),
+            "{}",
+            line(&tail)
+        );
     }
 
     #[test]
     fn nothing_known_is_no_division_by_zero() {
-        assert_eq!(line(&Snapshot::default()), "100 % of 0 B, connecting, 0 bit/s, loss 0.0 %");
-        let stalled = Snapshot { goodput: Bitrate::default(), ..half_done() };
+        assert_eq!(
+            line(&Snapshot::default()),
+            "100 % of 0 B, connecting, 0 bit/s, loss 0.0 %"
+        );
+        let stalled = Snapshot {
+            goodput: Bitrate::default(),
+            ..half_done()
+        };
         assert!(!line(&stalled).contains("left"));
     }
 
     #[test]
     fn lines_come_once_a_phase_within_a_second() {
         let mut progress = Progress::new(Voice::Lines);
-        assert!(progress.is_time("a", Phase::Transferring));
-        assert!(!progress.is_time("a", Phase::Transferring));
-        assert!(progress.is_time("a", Phase::Repairing));
-        assert!(progress.is_time("b", Phase::Repairing));
+        let one = Some(SocketAddr::from(([192, 0, 2, 7], 9000)));
+        assert!(progress.is_time("a", one, Phase::Transferring));
+        assert!(!progress.is_time("a", one, Phase::Transferring));
+        assert!(progress.is_time("a", one, Phase::Repairing));
+        assert!(progress.is_time("b", one, Phase::Repairing));
+        assert!(progress.is_time("a", None, Phase::Repairing));
     }
 
     #[test]
