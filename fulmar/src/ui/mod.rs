@@ -53,12 +53,21 @@ impl Voice {
     /// Emits an event to programs.
     pub(crate) fn emit(self, event: &Event<'_>) {
         if self == Self::Json {
-            let line =
-                serde_json::to_string(event).expect("these structures have only string keys");
-            // As above; a reader that wants the rest would still be there.
-            let _ = writeln!(io::stdout(), "{line}");
+            print_json(event);
         }
     }
+}
+
+/// Writes what was asked for to standard output.
+pub(crate) fn print(text: &str) {
+    // A reader that went away has read enough.
+    let _ = io::stdout().write_all(text.as_bytes());
+}
+
+/// Writes one JSON object on a line of its own to standard output.
+pub(crate) fn print_json(object: &impl Serialize) {
+    let line = serde_json::to_string(object).expect("these structures have only string keys");
+    print(&(line + "\n"));
 }
 
 /// One line of JSON. Both ends of a transfer use the same names.
