@@ -196,18 +196,26 @@ pub(crate) fn phase_word(phase: Phase) -> &'static str {
     }
 }
 
-/// A foreign name as one harmless line: what a terminal would obey, and bytes that are no UTF-8, as escapes.
+/// A foreign name as one harmless line: what a terminal would obey, and bytes that are no UTF-8, as escapes. Different
+/// names look different.
 pub(crate) fn escaped(name: &[u8]) -> String {
     let mut text = String::new();
     for chunk in name.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '\'' | '"' => text.push(c),
-                _ => text.extend(c.escape_debug()),
-            }
-        }
+        text += &harmless(&chunk.valid().replace('\\', "\\\\"));
         for byte in chunk.invalid() {
-            text.push_str(&format!("\\x{byte:02x}"));
+            text += &format!("\\x{byte:02x}");
+        }
+    }
+    text
+}
+
+/// A sentence that may contain foreign names, as one line that moves no cursor.
+pub(crate) fn harmless(sentence: &str) -> String {
+    let mut text = String::new();
+    for c in sentence.chars() {
+        match c {
+            '\'' | '"' | '\\' => text.push(c),
+            _ => text.extend(c.escape_debug()),
         }
     }
     text
