@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use fulmar_proto::engine::Bitrate;
 use fulmar_proto::hpudp::{BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, Control};
-use fulmar_proto::sim::{LinkConfig, Loss, Outcome, Transfer};
+use fulmar_proto::sim::{LinkConfig, Loss, Outcome, Transfer, World};
 
 fn link(rtt_ms: u64, loss: f64) -> LinkConfig {
     LinkConfig {
@@ -106,4 +106,52 @@ fn one() {
     it.limit = Duration::from_secs(60);
     let outcome = it.run(Instant::now());
     println!("{:?}", outcome.received_after);
+}
+
+/// Bytes that arrived of each flow, and the share the bottleneck's queue dropped, between two instants.
+fn share(queue_ms: u64, starts: &[u64], from: u64, to: u64, seed: u64) -> (Vec<u64>, f64) {
+    let mut world = World::new(Instant::now(), seed);
+    let receiver = world.add(Config::default());
+    let rate = Bitrate::from_bits_per_sec(100_000_000);
+    let queue = rate.bytes_in(Duration::from_millis(queue_ms)) as usize;
+    let up = world.net.add_link(LinkConfig { rate: Some(rate), queue, ..link(50, 0.0) });
+    let down = world.net.add_link(link(50, 0.0));
+    let mut flows = Vec::new();
+    let mut clock = 0;
+    for &at in starts {
+        world.run_until(Duration::from_millis(at - clock), |_| false);
+        clock = at;
+        let sender = world.add(Config::default());
+        world.net.route(sender, receiver, up);
+        world.net.route(receiver, sender, down);
+        flows.push(world.send(sender, receiver, 4 << 30, true));
+    }
+    world.run_until(Duration::from_millis(from - clock), |_| false);
+    let bytes = |world: &World| flows.iter().map(|flow| world.flow(*flow).bytes).collect::<Vec<_>>();
+    let (before, was) = (bytes(&world), *world.net.link(up).stats());
+    world.run_until(Duration::from_millis(to - from), |_| false);
+    let (after, is) = (bytes(&world), *world.net.link(up).stats());
+    let dropped = (is.queue_dropped - was.queue_dropped) as f64 / (is.offered - was.offered) as f64;
+    (after.iter().zip(before).map(|(after, before)| after - before).collect(), dropped)
+}
+
+#[test]
+fn a_drop_tail_queue_is_not_kept_overflowing() {
+    for queue_ms in [3, 12, 50, 200] {
+        let (bytes, dropped) = share(queue_ms, &[0], 3_000, 13_000, 1);
+        let used = bytes[0] as f64 / 125e6;
+        println!("one flow, queue {queue_ms} ms: used {used:.3}, dropped {dropped:.4}");
+    }
+}
+
+#[test]
+fn two_transfers_share_a_bottleneck() {
+    for queue_ms in [12, 50, 200] {
+        for starts in [[0, 0], [0, 5_000]] {
+            let (bytes, dropped) = share(queue_ms, &starts, 10_000, 40_000, 1);
+            let ratio = bytes[0] as f64 / bytes[1] as f64;
+            let used = (bytes[0] + bytes[1]) as f64 / 375e6;
+            println!("two flows {starts:?}, queue {queue_ms} ms: ratio {ratio:.2}, used {used:.3}, dropped {dropped:.4}");
+        }
+    }
 }

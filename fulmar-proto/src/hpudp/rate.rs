@@ -136,6 +136,10 @@ pub(super) struct Delivery {
     /// Loss and queueing delay (seconds) that are there when we are not the cause.
     base_loss: f64,
     base_delay: f64,
+    /// Most that the loss baseline may drift up to without another deep Settle.
+    loss_ceiling: f64,
+    /// Rate at which Startup was interrupted.
+    interrupted: Option<f64>,
     /// Delivered wire bytes a second of the last rounds.
     delivered: VecDeque<f64>,
     round: Round,
@@ -147,16 +151,10 @@ pub(super) struct Delivery {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mode {
     Startup,
-    Settle { resume: Resume },
-    Measure { resume: Resume },
-    Cruise,
-}
-
-/// Where to go once the baselines are known.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Resume {
-    /// Startup was interrupted at this rate and this loss.
-    Startup { rate: f64, loss: f64 },
+    /// One round below capacity; `deep` at half of it.
+    Settle { deep: bool },
+    /// The round in which the packets of Settle are answered for.
+    Measure { deep: bool },
     Cruise,
 }
 
@@ -179,6 +177,8 @@ impl Delivery {
             mode: Mode::Startup,
             base_loss: 0.0,
             base_delay: 0.0,
+            loss_ceiling: 0.0,
+            interrupted: None,
             delivered: VecDeque::with_capacity(MEMORY),
             round: Round::default(),
             calm: 0,
@@ -225,60 +225,75 @@ impl Delivery {
         eprintln!("DBG {:?} rate {:.2} left {:.2} arrived {:.2} loss {:.3} base {:.3} delay {:.1}ms base {:.1} lossy {lossy} queued {queued} n {}", self.mode, self.rate/1e6, left/1e6, arrived/1e6, loss, self.base_loss, delay*1e3, self.base_delay*1e3, round.sent);
         match self.mode {
             Mode::Startup if lossy || queued => {
-                let resume = Resume::Startup { rate: self.rate, loss };
-                self.settle(report, delay, resume);
+                self.interrupted = Some(self.rate);
+                // Nothing is known of the path yet: find out in one step.
+                self.settle(report, delay, lossy);
             }
             Mode::Startup => {
                 if busy {
                     self.rate *= 2.0;
                 }
             }
-            Mode::Settle { resume } => {
+            Mode::Settle { deep } => {
                 self.rate = self.capacity();
-                self.mode = Mode::Measure { resume };
+                self.mode = Mode::Measure { deep };
             }
-            Mode::Measure { resume } => self.measure(round, loss, delay, limit, resume),
-            Mode::Cruise if lossy || queued => self.settle(report, delay, Resume::Cruise),
-            Mode::Cruise => {
-                if loss < self.base_loss {
-                    self.base_loss += (loss - self.base_loss) * round.sent / (round.sent + 300.0);
+            Mode::Measure { deep } => {
+                self.base_delay += (delay - self.base_delay) * 0.5;
+                if deep {
+                    self.rebase(loss, round.sent);
+                } else if lossy {
+                    // The decrease did not cure it. A decrease that nobody can overlook will tell whose loss it is.
+                    return self.settle(report, delay, true);
                 }
-                self.base_delay = self.base_delay.min(delay.max(0.0));
+                self.rate = self.capacity();
+                self.mode = Mode::Cruise;
+                self.restart(delay <= limit);
+            }
+            Mode::Cruise if lossy || queued => {
+                let first = self.settled_at.is_none();
+                self.settle(report, delay, first && lossy);
+            }
+            Mode::Cruise => {
+                let refined = self.base_loss + (loss - self.base_loss) * round.sent / (round.sent + 1000.0);
+                self.base_loss = refined.min(self.loss_ceiling);
+                self.base_delay = self.base_delay.min(delay);
                 if busy {
                     self.grow();
                 }
-                let stale = self.settled_at.is_none_or(|at| report.now.duration_since(at) > RECHECK);
+                let stale = self.settled_at.is_some_and(|at| report.now.duration_since(at) > RECHECK);
                 if stale && self.base_loss > 0.01 {
-                    self.settle(report, delay, Resume::Cruise);
+                    self.settle(report, delay, false);
                 }
             }
         }
     }
 
-    /// Sends less than the path carries for one round: enough less to drain what queued.
-    fn settle(&mut self, report: &Report, delay: f64, resume: Resume) {
+    /// Sends less than the path carries for one round: enough less to drain what queued, or, to learn whose the
+    /// loss is, half.
+    fn settle(&mut self, report: &Report, delay: f64, deep: bool) {
         let rtt = report.smoothed_rtt.map_or(0.1, |rtt| rtt.as_secs_f64());
-        let cut = ((delay - self.base_delay) / rtt).clamp(0.08, 0.5);
+        let cut = ((delay - self.base_delay) / rtt).clamp(if deep { 0.5 } else { 0.08 }, 0.5);
         self.rate = self.capacity() * (1.0 - cut);
-        self.mode = Mode::Settle { resume };
+        self.mode = Mode::Settle { deep };
         self.settled_at = Some(report.now);
         self.calm = 0;
     }
 
-    /// The packets of this round left while we sent too little to do harm: their loss and delay are the path's.
-    fn measure(&mut self, round: &Round, loss: f64, delay: f64, limit: f64, resume: Resume) {
-        let weight = (round.sent / 60.0).min(1.0);
-        self.base_loss += (loss - self.base_loss) * weight;
-        self.base_delay += (delay - self.base_delay) * 0.5;
-        self.mode = Mode::Cruise;
-        self.rate = self.capacity();
-        if let Resume::Startup { rate, loss: before } = resume {
-            // Loss that a decrease did not cure, on a path without a queue, says nothing against the rate we had.
-            let innocent = before <= self.base_loss + margin(self.base_loss, round.sent);
-            if innocent && delay <= limit {
-                self.rate = rate;
-                self.mode = Mode::Startup;
-            }
+    /// What was lost at half the rate was not our doing.
+    fn rebase(&mut self, loss: f64, sent: f64) {
+        self.base_loss = loss;
+        self.loss_ceiling = loss + 2.0 * (loss * (1.0 - loss) / sent).sqrt();
+    }
+
+    /// Goes on with Startup if what interrupted it was the path's own loss, and nothing queues.
+    fn restart(&mut self, idle: bool) {
+        if let Some(rate) = self.interrupted.take()
+            && idle
+            && self.base_loss > 0.0
+        {
+            self.rate = rate;
+            self.mode = Mode::Startup;
         }
     }
 

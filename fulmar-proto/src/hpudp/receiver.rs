@@ -578,7 +578,7 @@ impl Receiver {
         }
     }
 
-    /// Time to the next heartbeat: the table's (7.1); between two fulmars as short as one hundredth of the arriving
+    /// Time to the next heartbeat: the table's (7.1); between two fulmars as short as one 64th of the arriving
     /// bytes pays for, and not shorter than a millisecond.
     fn interval(&self) -> Duration {
         let table = table_interval(self.beat.delivery);
@@ -657,7 +657,7 @@ const PROGRESS: Duration = Duration::from_millis(100);
 /// A block quiet for this long, at least, is asked for again although its successors have not come.
 const QUIET: Duration = Duration::from_millis(10);
 /// One heartbeat byte per this many arriving ones.
-const FEEDBACK_COST: f64 = 100.0;
+const FEEDBACK_COST: f64 = 64.0;
 /// Life of a session that never saw a valid packet, when room is short.
 const HALF_OPEN: Duration = Duration::from_secs(3);
 /// Control packets that may wait.

@@ -588,7 +588,7 @@ impl Sender {
     fn room(&self, now: Instant) -> usize {
         let Some(min_rtt) = self.rtt.min().filter(|_| self.extension.is_some()) else { return usize::MAX };
         let packets = self.controller.rate() / DATAGRAM_MAX as f64;
-        let span = min_rtt + self.controller.delay_budget(min_rtt) + self.feedback.interval(true) * 2;
+        let span = min_rtt + self.controller.delay_budget(min_rtt) + self.feedback.interval(true) * 4;
         let mut cap = packets * span.as_secs_f64() + 16.0;
         let socket = self.extension.map_or(0, |extension| extension.socket_datagrams);
         if socket > 0 {
