@@ -214,15 +214,17 @@ impl Delivery {
         let loss = (1.0 - round.received / round.sent).clamp(0.0, 1.0);
         let arrived = round.received * datagram / round.received_over;
         let left = round.sent * datagram / round.sent_over.max(1e-6);
-        // What arrived cannot have outrun what left for long; a compressed burst of arrivals is no capacity.
-        self.remember(arrived.min(left * 1.05));
         let min_rtt = report.min_rtt.unwrap_or(Duration::from_millis(1));
         let delay = round.min_rtt.map_or(0.0, |rtt| rtt.saturating_sub(min_rtt).as_secs_f64());
         let limit = delay_limit(min_rtt).as_secs_f64();
         let lossy = loss > self.base_loss + margin(self.base_loss, round.sent);
         let queued = delay > self.base_delay + limit;
         let busy = left > 0.7 * self.rate;
-        eprintln!("DBG {:?} rate {:.2} left {:.2} arrived {:.2} loss {:.3} base {:.3} delay {:.1}ms base {:.1} lossy {lossy} queued {queued} n {}", self.mode, self.rate/1e6, left/1e6, arrived/1e6, loss, self.base_loss, delay*1e3, self.base_delay*1e3, round.sent);
+        // A round in which we had little to send shows no capacity; and what arrived cannot have outrun what left
+        // for long: a compressed burst of arrivals is no capacity either.
+        if busy {
+            self.remember(arrived.min(left * 1.05));
+        }
         match self.mode {
             Mode::Startup if lossy || queued => {
                 self.interrupted = Some(self.rate);
@@ -273,7 +275,7 @@ impl Delivery {
     /// loss is, half.
     fn settle(&mut self, report: &Report, delay: f64, deep: bool) {
         let rtt = report.smoothed_rtt.map_or(0.1, |rtt| rtt.as_secs_f64());
-        let cut = ((delay - self.base_delay) / rtt).clamp(if deep { 0.5 } else { 0.08 }, 0.5);
+        let cut = (delay / rtt).clamp(if deep { 0.5 } else { 0.08 }, 0.5);
         self.rate = self.capacity() * (1.0 - cut);
         self.mode = Mode::Settle { deep };
         self.settled_at = Some(report.now);
@@ -314,7 +316,7 @@ impl Delivery {
     /// Rate at which the path, as lossy as its baseline, delivers what it delivered at best of late.
     fn capacity(&self) -> f64 {
         let best = self.delivered.iter().copied().fold(0.0, f64::max);
-        best / (1.0 - self.base_loss).max(0.02)
+        if best == 0.0 { self.rate } else { best / (1.0 - self.base_loss).max(0.02) }
     }
 }
 
