@@ -92,7 +92,12 @@ impl Endpoint {
     }
 
     /// Calls one session with the rest of the endpoint at hand, and buries it if it closed.
-    fn with<R>(&mut self, now: Instant, key: Key, call: impl FnOnce(&mut Session, &mut Shared<'_>) -> R) -> Option<R> {
+    fn with<R>(
+        &mut self,
+        now: Instant,
+        key: Key,
+        call: impl FnOnce(&mut Session, &mut Shared<'_>) -> R,
+    ) -> Option<R> {
         let session = self.sessions.get_mut(&key)?;
         let mut shared = Shared {
             config: &self.config,
@@ -120,7 +125,12 @@ impl Endpoint {
 
     fn send(&mut self, now: Instant, tag: Tag, request: Request) {
         let mut id = self.entropy.u64() as u32;
-        while self.sessions.keys().chain(self.reserved.keys()).any(|key| key.1 == id) {
+        while self
+            .sessions
+            .keys()
+            .chain(self.reserved.keys())
+            .any(|key| key.1 == id)
+        {
             id = self.entropy.u64() as u32;
         }
         let secret = Secret::from_bytes(self.entropy.bytes());
@@ -154,7 +164,8 @@ impl Endpoint {
         if let Err(reason) = self.admit(now, key, &request) {
             if self.refusals.len() < REFUSALS {
                 self.refused_at = Some(now);
-                self.refusals.push_back((from, control(Kind::Reject, key.1, &[reason.0], 0)));
+                self.refusals
+                    .push_back((from, control(Kind::Reject, key.1, &[reason.0], 0)));
             }
             return;
         }
@@ -169,10 +180,19 @@ impl Endpoint {
             runs: &mut self.runs,
             guard: self.guard,
         };
-        match Receiver::new(now, tag, from, header.session, request, &secret, &mut shared) {
+        match Receiver::new(
+            now,
+            tag,
+            from,
+            header.session,
+            request,
+            &secret,
+            &mut shared,
+        ) {
             Ok(receiver) => {
                 self.tags.insert(tag, key);
-                self.sessions.insert(key, Session::Receiver(Box::new(receiver)));
+                self.sessions
+                    .insert(key, Session::Receiver(Box::new(receiver)));
             }
             Err(_) => self.counters.add(Counter::Malformed, 1),
         }
@@ -184,7 +204,8 @@ impl Endpoint {
         if self.sessions.contains_key(&key) || reserved {
             return Err(Reason::COLLISION);
         }
-        let empty = self.config.extensions && request.extension.is_some_and(|it| it.has(feature::EMPTY));
+        let empty =
+            self.config.extensions && request.extension.is_some_and(|it| it.has(feature::EMPTY));
         let sized = request.size <= FILE_MAX && (request.size > 0 || empty);
         if !sized || request.name.is_empty() || request.name.len() > NAME_MAX {
             return Err(Reason::INVALID);
@@ -201,15 +222,19 @@ impl Endpoint {
 
     /// Room for one more receiving session, if need be by dropping one that never saw a valid packet (E2).
     fn make_room(&mut self, now: Instant) -> bool {
-        let receiving = |session: &&Session| matches!(session, Session::Receiver(it) if !it.is_over());
+        let receiving =
+            |session: &&Session| matches!(session, Session::Receiver(it) if !it.is_over());
         let live = self.sessions.values().filter(receiving).count();
         if live < self.config.sessions && self.sessions.len() < SESSIONS {
             return true;
         }
-        let idle = self.sessions.iter().find_map(|(key, session)| match session {
-            Session::Receiver(it) if it.is_half_open(now) => Some(*key),
-            Session::Receiver(_) | Session::Sender(_) => None,
-        });
+        let idle = self
+            .sessions
+            .iter()
+            .find_map(|(key, session)| match session {
+                Session::Receiver(it) if it.is_half_open(now) => Some(*key),
+                Session::Receiver(_) | Session::Sender(_) => None,
+            });
         let Some(key) = idle else { return false };
         self.with(now, key, |session, shared| {
             if let Session::Receiver(it) = session {
@@ -235,7 +260,9 @@ impl Endpoint {
             return;
         };
         let proved = self.with(now, old, |session, shared| match session {
-            Session::Sender(it) => it.on_heartbeat_from_elsewhere(now, header, &datagram[HEADER..], shared),
+            Session::Sender(it) => {
+                it.on_heartbeat_from_elsewhere(now, header, &datagram[HEADER..], shared)
+            }
             Session::Receiver(it) => it.on_packet(now, header, datagram, shared),
         });
         let new = (from, header.session);
@@ -274,7 +301,9 @@ impl engine::Endpoint for Endpoint {
         if !self.sessions.contains_key(&key) {
             return self.on_rebound(now, meta.from, &header, payload);
         }
-        self.with(now, key, |session, shared| session.on_datagram(now, &header, payload, shared));
+        self.with(now, key, |session, shared| {
+            session.on_datagram(now, &header, payload, shared)
+        });
     }
 
     fn handle_timeout(&mut self, now: Instant) {
@@ -304,18 +333,37 @@ impl engine::Endpoint for Endpoint {
         let command = match command {
             Command::Stored { tag, buffer, len } => {
                 self.pool.recycle(buffer);
-                Command::Stored { tag, buffer: Vec::new(), len }
+                Command::Stored {
+                    tag,
+                    buffer: Vec::new(),
+                    len,
+                }
             }
             other => other,
         };
-        let Some(&key) = self.tags.get(&tag) else { return };
-        self.with(now, key, |session, shared| session.on_command(now, command, shared));
+        let Some(&key) = self.tags.get(&tag) else {
+            return;
+        };
+        self.with(now, key, |session, shared| {
+            session.on_command(now, command, shared)
+        });
     }
 
-    fn poll_transmit(&mut self, now: Instant, max_segments: usize, buf: &mut Vec<u8>) -> Option<Transmit> {
+    fn poll_transmit(
+        &mut self,
+        now: Instant,
+        max_segments: usize,
+        buf: &mut Vec<u8>,
+    ) -> Option<Transmit> {
         if let Some((to, bytes)) = self.refusals.pop_front() {
             buf.extend_from_slice(&bytes);
-            return Some(Transmit { to, from_ip: None, ecn: None, len: bytes.len(), segment: None });
+            return Some(Transmit {
+                to,
+                from_ip: None,
+                ecn: None,
+                len: bytes.len(),
+                segment: None,
+            });
         }
         let start = buf.len();
         for _ in 0..self.sessions.len() {
@@ -330,7 +378,13 @@ impl engine::Endpoint for Endpoint {
                 && len > 0
             {
                 let segment = (segment < len).then_some(segment);
-                return Some(Transmit { to: key.0, from_ip: None, ecn: None, len, segment });
+                return Some(Transmit {
+                    to: key.0,
+                    from_ip: None,
+                    ecn: None,
+                    len,
+                    segment,
+                });
             }
         }
         None
@@ -372,7 +426,13 @@ impl Session {
         }
     }
 
-    fn on_datagram(&mut self, now: Instant, header: &Header, datagram: &mut [u8], shared: &mut Shared<'_>) {
+    fn on_datagram(
+        &mut self,
+        now: Instant,
+        header: &Header,
+        datagram: &mut [u8],
+        shared: &mut Shared<'_>,
+    ) {
         match (self, header.kind) {
             (Self::Receiver(it), Kind::Data | Kind::Parity) => {
                 it.on_packet(now, header, datagram, shared);
@@ -383,7 +443,10 @@ impl Session {
             (Self::Sender(it), Kind::Heartbeat) => {
                 it.on_heartbeat(now, header, &datagram[HEADER..], shared);
             }
-            (Self::Sender(it), Kind::SessionAccept | Kind::Complete | Kind::AckClose | Kind::Reject) => {
+            (
+                Self::Sender(it),
+                Kind::SessionAccept | Kind::Complete | Kind::AckClose | Kind::Reject,
+            ) => {
                 it.on_control(now, header, &datagram[HEADER..], shared);
             }
             _ => shared.counters.add(Counter::Unexpected, 1),
@@ -392,7 +455,9 @@ impl Session {
 
     fn on_command(&mut self, now: Instant, command: Command, shared: &mut Shared<'_>) {
         match (self, command) {
-            (Self::Sender(it), Command::Supply { offset, bytes, .. }) => it.on_supply(now, offset, bytes, shared),
+            (Self::Sender(it), Command::Supply { offset, bytes, .. }) => {
+                it.on_supply(now, offset, bytes, shared)
+            }
             (Self::Sender(it), Command::Abort { reason, .. }) => it.on_abort(now, reason, shared),
             (Self::Receiver(it), Command::Accept { .. }) => it.on_accept(now, shared),
             (Self::Receiver(it), Command::Stored { len, .. }) => it.on_stored(len),
@@ -414,7 +479,12 @@ impl Entropy {
     fn bytes(&mut self) -> [u8; 32] {
         let mut out = [0; 32];
         self.drawn += 1;
-        hkdf_sha256(&self.seed, &self.drawn.to_be_bytes(), b"fulmar hp-udp entropy", &mut out);
+        hkdf_sha256(
+            &self.seed,
+            &self.drawn.to_be_bytes(),
+            b"fulmar hp-udp entropy",
+            &mut out,
+        );
         out
     }
 
@@ -432,7 +502,9 @@ impl Drop for Entropy {
 
 impl std::fmt::Debug for Entropy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Entropy").field("drawn", &self.drawn).finish_non_exhaustive()
+        f.debug_struct("Entropy")
+            .field("drawn", &self.drawn)
+            .finish_non_exhaustive()
     }
 }
 

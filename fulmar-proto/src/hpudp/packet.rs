@@ -57,7 +57,15 @@ impl Header {
     /// A control packet's header: sequence, block and stamp are 0.
     pub(super) fn control(kind: Kind, session: u32, len: usize, flags: u8) -> Self {
         let len = u16::try_from(len).expect("control payloads are under 1368 bytes");
-        Self { kind, session, seq: 0, block: 0, len, flags, stamp: 0 }
+        Self {
+            kind,
+            session,
+            seq: 0,
+            block: 0,
+            len,
+            flags,
+            stamp: 0,
+        }
     }
 
     pub(super) fn encode(&self) -> [u8; HEADER] {
@@ -99,7 +107,11 @@ impl Header {
     /// the seed's form and plaintext plus tag in a later dialect's; the datagram's length tells which (2.4).
     pub(super) fn sealed_plaintext_len(&self, body: usize) -> Option<usize> {
         let len = usize::from(self.len);
-        if body >= len + TAG { Some(len) } else { len.checked_sub(TAG) }
+        if body >= len + TAG {
+            Some(len)
+        } else {
+            len.checked_sub(TAG)
+        }
     }
 }
 
@@ -140,7 +152,9 @@ impl SessionReq {
             extension.encode(&mut payload);
         }
         let flags = if self.key.is_some() { flag::SEALED } else { 0 };
-        let mut out = Header::control(Kind::SessionReq, session, len, flags).encode().to_vec();
+        let mut out = Header::control(Kind::SessionReq, session, len, flags)
+            .encode()
+            .to_vec();
         out.append(&mut payload);
         out
     }
@@ -163,7 +177,11 @@ impl SessionReq {
         }
         let nul = payload.iter().position(|&byte| byte == 0);
         let name = payload[..nul.unwrap_or(payload.len())].to_vec();
-        let beyond = if nul.is_none() { beyond.strip_prefix(&[0]).unwrap_or(beyond) } else { beyond };
+        let beyond = if nul.is_none() {
+            beyond.strip_prefix(&[0]).unwrap_or(beyond)
+        } else {
+            beyond
+        };
         let extension = Extension::parse(beyond);
         if extension.is_none() && !beyond.is_empty() {
             return None;
@@ -369,7 +387,9 @@ fn u64_of(bytes: &[u8]) -> Option<u64> {
 
 /// A control packet without structure: REJECT with its reason byte, TRANSFER_COMPLETE, ACK_CLOSE, SESSION_ACCEPT.
 pub(super) fn control(kind: Kind, session: u32, payload: &[u8], flags: u8) -> Vec<u8> {
-    let mut out = Header::control(kind, session, payload.len(), flags).encode().to_vec();
+    let mut out = Header::control(kind, session, payload.len(), flags)
+        .encode()
+        .to_vec();
     out.extend_from_slice(payload);
     out
 }
@@ -382,7 +402,10 @@ mod tests {
     use super::*;
 
     fn hex(text: &str) -> Vec<u8> {
-        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+        (0..text.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+            .collect()
     }
 
     const ID: u32 = 0xdead_beef;
@@ -403,7 +426,10 @@ mod tests {
         let mut datagram = bytes;
         datagram.resize(1400, 0);
         assert_eq!(Header::parse(&datagram).unwrap().0, header);
-        assert!(Header::parse(&datagram[..1399]).is_none(), "payload cut short");
+        assert!(
+            Header::parse(&datagram[..1399]).is_none(),
+            "payload cut short"
+        );
         datagram.push(0);
         assert!(Header::parse(&datagram).is_none(), "over 1400 bytes");
     }
@@ -429,7 +455,9 @@ mod tests {
         let mut counted = plain.clone();
         counted[0x16] = 0x1f;
         assert_eq!(request(None, true).encode(ID), counted);
-        let key = hex("07a37cbc142093c8b755dc1b10e86cb426374ad16aa853ed0bdfc0b2b86d1c7c").try_into().unwrap();
+        let key = hex("07a37cbc142093c8b755dc1b10e86cb426374ad16aa853ed0bdfc0b2b86d1c7c")
+            .try_into()
+            .unwrap();
         let sealed = hex(
             "00deadbeef00000000000000000000000000000000003e04000000000000000000000000000f4240b978085cc8e7010e0000000007a37cbc142093c8b755dc1b10e86cb426374ad16aa853ed0bdfc0b2b86d1c7c7265706f72742e62696e00",
         );
@@ -465,7 +493,10 @@ mod tests {
             beat.encode(ID, layout, &mut out);
             assert_eq!(out, want);
             let (header, rest) = Header::parse(&out).unwrap();
-            assert_eq!(Heartbeat::parse(&header, rest, layout).as_ref(), Some(&beat));
+            assert_eq!(
+                Heartbeat::parse(&header, rest, layout).as_ref(),
+                Some(&beat)
+            );
         }
     }
 
@@ -505,7 +536,8 @@ mod tests {
         for (at, byte) in junk.iter_mut().enumerate().skip(4) {
             *byte = (at * 37 % 251) as u8;
         }
-        let parsed = Header::parse(&junk).and_then(|(header, rest)| SessionReq::parse(&header, rest));
+        let parsed =
+            Header::parse(&junk).and_then(|(header, rest)| SessionReq::parse(&header, rest));
         assert_eq!(parsed, None);
     }
 
