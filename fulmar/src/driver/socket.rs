@@ -278,6 +278,11 @@ impl Inbox {
         }
     }
 
+    /// Batches it has room for; as many received means that more may wait.
+    pub(super) fn rooms(&self) -> usize {
+        BATCH
+    }
+
     /// Every datagram of the batch, in order of arrival. Empty ones mean nothing in any protocol, and ones from
     /// port 0 cannot be answered; both are passed over.
     pub(super) fn each(&mut self, mut take: impl FnMut(Meta, &mut [u8])) {
