@@ -1,2 +1,6 @@
 //! fulmar: files over bad networks.
 #![deny(unsafe_code)]
+
+pub mod driver;
+pub mod file;
+pub mod transfer;

@@ -1,0 +1,474 @@
+//! Receiving files into a directory: [`Receiver`].
+//!
+//! The calling thread writes; every finished file is verified and made durable on a thread of its own, because a disk
+//! may take seconds for that and other transfers should not wait. It does *not* resume, overwrite or choose who may
+//! send.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use flume::Receiver as Outcomes;
+use fulmar_proto::Endpoint;
+use fulmar_proto::hpudp::{self, Command, Config, Event, Failure, Reason, Snapshot, Tag};
+
+use super::{FAREWELL, Kind, LINGER_SLACK, TICK, TransferError, Update, seed};
+use crate::driver::{self, BUFFER_WANTED, GATHER_BULK, Handle, NoEvent, Options, Socket, Stopped};
+use crate::file::{CreateError, Directory, FinishError, Partial};
+
+/// How to receive.
+#[derive(Clone, Debug, Default)]
+pub struct ReceiveOptions {
+    /// Parameters of the protocol. [`Config::socket_datagrams`] 0 is replaced by what the socket holds.
+    pub config: Config,
+    /// End after the first accepted transfer, however it ends.
+    pub once: bool,
+}
+
+/// A bound socket and a directory that files arrive in.
+#[derive(Debug)]
+pub struct Receiver {
+    handle: Handle<hpudp::Endpoint>,
+    directory: Directory,
+    options: ReceiveOptions,
+}
+
+/// What a receiver did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Files stored.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Offers not accepted.
+    pub refused: u64,
+    /// Accepted transfers that failed.
+    pub failed: u64,
+}
+
+impl Receiver {
+    /// Opens `directory` and binds `listen`; `[::]` listens to IPv4 as well.
+    ///
+    /// # Errors
+    /// If there is no such directory, or the address is not to be had.
+    pub fn bind(
+        directory: &Path,
+        listen: SocketAddr,
+        options: ReceiveOptions,
+    ) -> Result<Self, TransferError> {
+        let opened = Directory::open(directory).map_err(|error| {
+            let what = format!("cannot receive into {}", directory.display());
+            TransferError::new(
+                Kind::Failed,
+                what,
+                error,
+                "name a directory that exists and that you may write to",
+            )
+        })?;
+        let socket = Socket::bind(listen).map_err(|error| TransferError::socket(listen, error))?;
+        let mut config = options.config.clone();
+        if config.socket_datagrams == 0 {
+            config.socket_datagrams = socket.datagrams();
+        }
+        let bulk = Options {
+            gather: GATHER_BULK,
+            ..Options::default()
+        };
+        let handle = driver::spawn_with(socket, hpudp::Endpoint::new(config, seed()?), bulk)
+            .map_err(|error| TransferError::socket(listen, error))?;
+        Ok(Self {
+            handle,
+            directory: opened,
+            options,
+        })
+    }
+
+    /// The address it listens at.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.handle.local_addr()
+    }
+
+    /// Receives files until `stop` is set, or one transfer has ended with [`ReceiveOptions::once`].
+    ///
+    /// # Errors
+    /// If the socket dies; with `once`, also if that transfer failed or none began before `stop`.
+    pub fn run(
+        self,
+        mut observer: impl FnMut(&Update),
+        stop: &AtomicBool,
+    ) -> Result<Tally, TransferError> {
+        observer(&Update::SocketBuffers {
+            granted: self.handle.buffers(),
+            wanted: BUFFER_WANTED,
+        });
+        receive_through(&self.handle, &self.directory, &self.options, observer, stop)
+    }
+}
+
+/// [`Receiver::run`] through an endpoint that runs already.
+pub(super) fn receive_through<E>(
+    handle: &Handle<E>,
+    directory: &Directory,
+    options: &ReceiveOptions,
+    observer: impl FnMut(&Update),
+    stop: &AtomicBool,
+) -> Result<Tally, TransferError>
+where
+    E: Endpoint<Command = Command, Event = Event>,
+{
+    let mut receiving = Receiving {
+        handle,
+        directory,
+        observer,
+        sessions: BTreeMap::new(),
+        tally: Tally::default(),
+        last: None,
+        closing: false,
+    };
+    while !stop.load(Relaxed) {
+        receiving.step(TICK)?;
+        if options.once
+            && let Some(ended) = receiving.last.take()
+        {
+            receiving.abort_all()?;
+            let config = &options.config;
+            let patience =
+                config.linger + config.complete_spacing * config.complete_retries + LINGER_SLACK;
+            receiving.linger(if ended.is_ok() { patience } else { FAREWELL }, stop)?;
+            return ended.map(|()| receiving.tally);
+        }
+    }
+    receiving.abort_all()?;
+    receiving.linger(FAREWELL, &AtomicBool::new(false))?;
+    if options.once && receiving.tally.files == 0 {
+        return Err(TransferError::stopped("no file was received".into()));
+    }
+    Ok(receiving.tally)
+}
+
+struct Receiving<'a, E: Endpoint, O> {
+    handle: &'a Handle<E>,
+    directory: &'a Directory,
+    observer: O,
+    sessions: BTreeMap<Tag, Incoming>,
+    tally: Tally,
+    /// How the last accepted transfer ended.
+    last: Option<Result<(), TransferError>>,
+    /// Nothing new is accepted.
+    closing: bool,
+}
+
+/// One accepted file.
+struct Incoming {
+    name: String,
+    from: SocketAddr,
+    hash: u64,
+    state: State,
+    /// Why this side ended it.
+    fault: Option<TransferError>,
+}
+
+enum State {
+    /// Bytes come in.
+    Writing(Box<Partial>),
+    /// Another thread verifies it.
+    Finishing(Outcomes<Result<PathBuf, FinishError>>),
+    /// Nothing more is done with it; the endpoint has yet to close it.
+    Over,
+}
+
+impl<E, O> Receiving<'_, E, O>
+where
+    E: Endpoint<Command = Command, Event = Event>,
+    O: FnMut(&Update),
+{
+    /// Handles one event, if one comes within `patience`.
+    fn step(&mut self, patience: Duration) -> Result<(), TransferError> {
+        let event = match self.handle.events().recv_timeout(patience) {
+            Ok(event) => event,
+            Err(NoEvent::Yet) => return Ok(()),
+            Err(NoEvent::Stopped) => return Err(TransferError::driver(Stopped)),
+        };
+        match event {
+            Event::Offered {
+                tag,
+                from,
+                name,
+                size,
+                hash,
+                encrypted,
+            } => self.offered(tag, from, &name, size, hash, encrypted),
+            Event::Chunk { tag, offset, bytes } => self.chunk(tag, offset, bytes),
+            Event::Received { tag } => self.received(tag),
+            Event::Progress { tag, snapshot } => {
+                if let Some(incoming) = self.sessions.get(&tag) {
+                    let (name, peer) = (incoming.name.clone(), incoming.from);
+                    (self.observer)(&Update::Progress {
+                        name,
+                        peer,
+                        snapshot,
+                    });
+                }
+                Ok(())
+            }
+            Event::Finished {
+                tag,
+                snapshot,
+                result,
+            } => {
+                self.finished(tag, snapshot, result);
+                Ok(())
+            }
+            Event::Closed { tag } => {
+                self.sessions.remove(&tag);
+                Ok(())
+            }
+            // A receiver asks for nothing that these answer.
+            Event::Connected { .. } | Event::Want { .. } => Ok(()),
+        }
+    }
+
+    fn offered(
+        &mut self,
+        tag: Tag,
+        from: SocketAddr,
+        raw: &[u8],
+        size: u64,
+        hash: u64,
+        encrypted: bool,
+    ) -> Result<(), TransferError> {
+        let admitted = if self.closing {
+            Err((Reason::BUSY, "this receiver is about to end".to_owned()))
+        } else {
+            admit(self.directory, raw, size)
+        };
+        match admitted {
+            Ok(partial) => {
+                let name = partial.name().to_owned();
+                (self.observer)(&Update::Connected {
+                    name: name.clone(),
+                    peer: from,
+                    size,
+                    encrypted,
+                });
+                let incoming = Incoming {
+                    name,
+                    from,
+                    hash,
+                    state: State::Writing(Box::new(partial)),
+                    fault: None,
+                };
+                self.sessions.insert(tag, incoming);
+                self.command(Command::Accept { tag })
+            }
+            Err((reason, because)) => {
+                self.tally.refused += 1;
+                let name = raw.escape_ascii().to_string();
+                (self.observer)(&Update::Refused {
+                    name,
+                    peer: from,
+                    reason,
+                    because,
+                });
+                self.command(Command::Abort { tag, reason })
+            }
+        }
+    }
+
+    fn chunk(&mut self, tag: Tag, offset: u64, bytes: Vec<u8>) -> Result<(), TransferError> {
+        if let Some(incoming) = self.sessions.get_mut(&tag)
+            && let State::Writing(partial) = &mut incoming.state
+            && let Err(error) = partial.write_at(offset, &bytes)
+        {
+            let fault = unstorable(&incoming.name, incoming.from, FinishError::Storage(error));
+            self.give_up(tag, Reason::STORAGE, fault)?;
+        }
+        // Whatever became of them, the bytes are no longer in memory.
+        self.command(Command::Stored {
+            tag,
+            len: bytes.len(),
+            buffer: bytes,
+        })
+    }
+
+    /// Verifies a complete file on a thread of its own, which also answers the endpoint.
+    fn received(&mut self, tag: Tag) -> Result<(), TransferError> {
+        let Some(incoming) = self.sessions.get_mut(&tag) else {
+            return Ok(());
+        };
+        let (told, outcome) = flume::bounded(1);
+        let State::Writing(partial) =
+            std::mem::replace(&mut incoming.state, State::Finishing(outcome))
+        else {
+            incoming.state = State::Over;
+            return Ok(());
+        };
+        let (expected, commands) = (incoming.hash, self.handle.commands().clone());
+        let finishing = thread::Builder::new()
+            .name("finish file".into())
+            .spawn(move || {
+                let outcome = partial.finish(expected);
+                let answer = match &outcome {
+                    Ok(_) => Command::Verified { tag },
+                    Err(error) => Command::Abort {
+                        tag,
+                        reason: reason_for(error),
+                    },
+                };
+                // If nobody listens any more, the file is where it is.
+                let _ = told.send(outcome);
+                let _ = commands.send(answer);
+            });
+        if let Err(error) = finishing {
+            let fault = unstorable(&incoming.name, incoming.from, FinishError::Storage(error));
+            self.give_up(tag, Reason::STORAGE, fault)?;
+        }
+        Ok(())
+    }
+
+    fn finished(&mut self, tag: Tag, snapshot: Snapshot, result: Result<(), Failure>) {
+        // An offer that was refused ends here too, and was reported.
+        let Some(incoming) = self.sessions.get_mut(&tag) else {
+            return;
+        };
+        let (name, peer) = (incoming.name.clone(), incoming.from);
+        let verdict = match std::mem::replace(&mut incoming.state, State::Over) {
+            // Its file may be complete although the peer is gone; its thread knows, or will in a moment.
+            State::Finishing(outcome) => outcome.recv().ok(),
+            State::Writing(_) | State::Over => None,
+        };
+        let fault = incoming.fault.take();
+        let update = match (verdict, fault, result) {
+            (Some(Ok(path)), _, _) => {
+                self.tally.files += 1;
+                self.tally.bytes += snapshot.size;
+                self.last = Some(Ok(()));
+                (self.observer)(&Update::Finished {
+                    name,
+                    peer,
+                    snapshot,
+                    path,
+                });
+                return;
+            }
+            (Some(Err(error)), _, _) => unstorable(&name, peer, error),
+            (None, Some(fault), _) => fault,
+            (None, None, Err(failure)) => {
+                TransferError::session(attempt(&name, peer), peer, failure)
+            }
+            (None, None, Ok(())) => return,
+        };
+        self.tally.failed += 1;
+        let update = Update::Failed {
+            name,
+            peer,
+            snapshot,
+            error: update,
+        };
+        (self.observer)(&update);
+        if let Update::Failed { error, .. } = update {
+            self.last = Some(Err(error));
+        }
+    }
+
+    fn abort_all(&mut self) -> Result<(), TransferError> {
+        self.closing = true;
+        let tags: Vec<Tag> = self.sessions.keys().copied().collect();
+        for tag in tags {
+            let incoming = &self.sessions[&tag];
+            if matches!(incoming.state, State::Writing(_)) {
+                let fault = TransferError::stopped(attempt(&incoming.name, incoming.from));
+                self.give_up(tag, Reason::DISCONNECT, fault)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the file of a session and tells its peer why.
+    fn give_up(
+        &mut self,
+        tag: Tag,
+        reason: Reason,
+        fault: TransferError,
+    ) -> Result<(), TransferError> {
+        if let Some(incoming) = self.sessions.get_mut(&tag) {
+            incoming.state = State::Over;
+            incoming.fault = Some(fault);
+        }
+        self.command(Command::Abort { tag, reason })
+    }
+
+    /// Answers stragglers until every session is closed, `patience` is at its end or the user is impatient. Files
+    /// that are being verified are waited for in any case: their threads would die with the process.
+    fn linger(&mut self, patience: Duration, stop: &AtomicBool) -> Result<(), TransferError> {
+        self.closing = true;
+        let end = Instant::now() + patience;
+        loop {
+            let verifying = self
+                .sessions
+                .values()
+                .any(|one| matches!(one.state, State::Finishing(_)));
+            let over = self.sessions.is_empty() || stop.load(Relaxed) || Instant::now() >= end;
+            if over && !verifying {
+                return Ok(());
+            }
+            self.step(
+                TICK.min(
+                    end.saturating_duration_since(Instant::now())
+                        .max(Duration::from_millis(1)),
+                ),
+            )?;
+        }
+    }
+
+    fn command(&self, command: Command) -> Result<(), TransferError> {
+        self.handle.command(command).map_err(TransferError::driver)
+    }
+}
+
+/// A place for an offered file, or what its sender is told and what the user is.
+fn admit(directory: &Directory, raw: &[u8], size: u64) -> Result<Partial, (Reason, String)> {
+    let name = Directory::check_name(raw).map_err(|error| (Reason::INVALID, error.to_string()))?;
+    directory.create(&name, size).map_err(|error| {
+        let reason = match error {
+            CreateError::Name(_) => Reason::INVALID,
+            CreateError::Exists => Reason::EXISTS,
+            CreateError::NoSpace { .. } | CreateError::Storage(_) => Reason::STORAGE,
+        };
+        (reason, error.to_string())
+    })
+}
+
+fn reason_for(error: &FinishError) -> Reason {
+    match error {
+        FinishError::HashMismatch { .. } => Reason::HASH_MISMATCH,
+        FinishError::Exists => Reason::EXISTS,
+        FinishError::Incomplete { .. } | FinishError::Storage(_) => Reason::STORAGE,
+    }
+}
+
+fn unstorable(name: &str, from: SocketAddr, error: FinishError) -> TransferError {
+    let (kind, advice) = match error {
+        FinishError::HashMismatch { .. } => (
+            Kind::Integrity,
+            "have it sent again; if that repeats, check both disks and memories",
+        ),
+        FinishError::Incomplete { .. } => (Kind::Integrity, "have it sent again"),
+        FinishError::Exists => (
+            Kind::Failed,
+            "have it sent under another name, or remove the one that is there",
+        ),
+        FinishError::Storage(_) => (
+            Kind::Failed,
+            "make room, or check the disk, then have it sent again",
+        ),
+    };
+    TransferError::new(kind, attempt(name, from), error, advice)
+}
+
+fn attempt(name: &str, from: SocketAddr) -> String {
+    format!("cannot receive {name} from {from}")
+}

@@ -1,0 +1,397 @@
+//! Sending files one after the other over one socket: [`send`].
+//!
+//! Each file is hashed, offered and read block by block as the endpoint asks for it. It does *not* send the files of a
+//! directory, and stops at the first failure.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use fulmar_proto::Endpoint;
+use fulmar_proto::hpudp::{
+    self, Command, Config, Event, FILE_MAX, Failure, Reason, Request, Snapshot, Tag,
+};
+
+use super::{FAREWELL, Kind, LINGER_SLACK, TICK, TransferError, Update, seed};
+use crate::driver::{self, BUFFER_WANTED, Handle, NoEvent, Socket, Stopped};
+use crate::file::{Source, SourceError};
+
+/// Whether contents are encrypted on their way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encryption {
+    /// Encrypted, or not at all.
+    #[default]
+    Require,
+    /// Encrypted, unless the peer says that it cannot. Anybody on the way can forge that answer.
+    AllowPlain,
+    /// In the clear.
+    Off,
+}
+
+/// Where and how to send.
+#[derive(Clone, Debug)]
+pub struct SendOptions {
+    /// The receiver.
+    pub to: SocketAddr,
+    /// Whether contents are encrypted.
+    pub encrypt: Encryption,
+    /// Parameters of the protocol.
+    pub config: Config,
+    /// The local address; any free port when none is given.
+    pub from: Option<SocketAddr>,
+    /// Set by another thread to give up.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// A file that arrived.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// Where it was read.
+    pub path: PathBuf,
+    /// The name it was sent under.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// Its xxHash64, seed 0, which the receiver verified.
+    pub hash: u64,
+    /// Whether contents were encrypted on their way.
+    pub encrypted: bool,
+    /// Final figures.
+    pub snapshot: Snapshot,
+}
+
+impl SendOptions {
+    /// To `to`, encrypted, with the protocol's defaults.
+    pub fn new(to: SocketAddr) -> Self {
+        Self {
+            to,
+            encrypt: Encryption::default(),
+            config: Config::default(),
+            from: None,
+            stop: Arc::default(),
+        }
+    }
+}
+
+/// Sends `files` one after the other and returns when the last one is verified and durable at the receiver, and
+/// stragglers were answered. `observer` learns of every file as soon as it has arrived.
+///
+/// # Errors
+/// At the first file that fails; those before it have arrived and were reported as [`Update::Finished`].
+pub fn send(
+    files: &[PathBuf],
+    options: &SendOptions,
+    mut observer: impl FnMut(&Update),
+) -> Result<Vec<Sent>, TransferError> {
+    for path in files {
+        // What can be refused is refused before the first byte is sent.
+        open(path)?;
+    }
+    let any = match options.to {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let from = options.from.unwrap_or(any);
+    let socket = Socket::bind(from).map_err(|error| TransferError::socket(from, error))?;
+    observer(&Update::SocketBuffers {
+        granted: socket.buffers(),
+        wanted: BUFFER_WANTED,
+    });
+    let endpoint = hpudp::Endpoint::new(options.config.clone(), seed()?);
+    let handle =
+        driver::spawn(socket, endpoint).map_err(|error| TransferError::socket(from, error))?;
+    send_through(&handle, files, options, observer)
+}
+
+/// [`send`] through an endpoint that runs already.
+pub(super) fn send_through<E>(
+    handle: &Handle<E>,
+    files: &[PathBuf],
+    options: &SendOptions,
+    observer: impl FnMut(&Update),
+) -> Result<Vec<Sent>, TransferError>
+where
+    E: Endpoint<Command = Command, Event = Event>,
+{
+    let mut sending = Sending {
+        handle,
+        options,
+        observer,
+        next: 0,
+        open: BTreeSet::new(),
+    };
+    let sent = files.iter().map(|path| sending.file(path)).collect();
+    let patience = if Result::is_ok(&sent) {
+        options.config.linger + LINGER_SLACK
+    } else {
+        FAREWELL
+    };
+    sending.linger(patience);
+    sent
+}
+
+struct Sending<'a, E: Endpoint, O> {
+    handle: &'a Handle<E>,
+    options: &'a SendOptions,
+    observer: O,
+    next: u64,
+    /// Sessions that still answer stragglers.
+    open: BTreeSet<Tag>,
+}
+
+impl<E, O> Sending<'_, E, O>
+where
+    E: Endpoint<Command = Command, Event = Event>,
+    O: FnMut(&Update),
+{
+    fn file(&mut self, path: &Path) -> Result<Sent, TransferError> {
+        let source = open(path)?;
+        let hash = self.hash(path, &source)?;
+        let to = self.options.to;
+        let mut encrypt = self.options.encrypt != Encryption::Off;
+        loop {
+            let name = source.name().to_owned();
+            let request = Request {
+                to,
+                name: name.clone(),
+                size: source.size(),
+                hash,
+                encrypt,
+            };
+            match self.session(path, &source, request)? {
+                Ok((snapshot, encrypted)) => {
+                    let path = path.to_owned();
+                    let update = Update::Finished {
+                        name: name.clone(),
+                        peer: to,
+                        snapshot,
+                        path: path.clone(),
+                    };
+                    (self.observer)(&update);
+                    return Ok(Sent {
+                        path,
+                        name,
+                        size: source.size(),
+                        hash,
+                        encrypted,
+                        snapshot,
+                    });
+                }
+                Err(Failure::Refused(Reason::NO_ENCRYPTION))
+                    if encrypt && self.options.encrypt == Encryption::AllowPlain =>
+                {
+                    encrypt = false;
+                    (self.observer)(&Update::Unencrypted { name, peer: to });
+                }
+                Err(failure) => return Err(self.failed(path, &source, failure)),
+            }
+        }
+    }
+
+    fn hash(&mut self, path: &Path, source: &Source) -> Result<u64, TransferError> {
+        let total = source.size();
+        source
+            .hash(|done| {
+                (self.observer)(&Update::Hashing {
+                    name: source.name().to_owned(),
+                    done,
+                    total,
+                });
+                if self.options.stop.load(Relaxed) {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })
+            .map_err(|error| unreadable(path, error))
+    }
+
+    /// One session from its request to its end. The outer error is this side's, the inner one the session's.
+    fn session(
+        &mut self,
+        path: &Path,
+        source: &Source,
+        request: Request,
+    ) -> Result<Result<(Snapshot, bool), Failure>, TransferError> {
+        let (current, peer, name) = (Tag(self.next), request.to, request.name.clone());
+        self.next += 1;
+        self.command(Command::Send {
+            tag: current,
+            request,
+        })?;
+        self.open.insert(current);
+        let mut encrypted = false;
+        let mut fault = None;
+        loop {
+            if fault.is_none() && self.options.stop.load(Relaxed) {
+                fault = Some(TransferError::stopped(attempt(path, peer)));
+                self.command(Command::Abort {
+                    tag: current,
+                    reason: Reason::DISCONNECT,
+                })?;
+            }
+            let Some(event) = self.event(TICK)? else {
+                continue;
+            };
+            match event {
+                Event::Want {
+                    tag,
+                    offset,
+                    len,
+                    buffer,
+                } if tag == current && fault.is_none() => {
+                    match supply(source, offset, len, buffer) {
+                        Ok(bytes) => self.command(Command::Supply { tag, offset, bytes })?,
+                        Err(error) => {
+                            fault = Some(unreadable(path, error));
+                            self.command(Command::Abort {
+                                tag,
+                                reason: Reason::DISCONNECT,
+                            })?;
+                        }
+                    }
+                }
+                Event::Connected {
+                    tag,
+                    encrypted: sealed,
+                    ..
+                } if tag == current => {
+                    encrypted = sealed;
+                    let (name, size) = (name.clone(), source.size());
+                    (self.observer)(&Update::Connected {
+                        name,
+                        peer,
+                        size,
+                        encrypted,
+                    });
+                }
+                Event::Progress { tag, snapshot } if tag == current => {
+                    (self.observer)(&Update::Progress {
+                        name: name.clone(),
+                        peer,
+                        snapshot,
+                    });
+                }
+                Event::Finished {
+                    tag,
+                    snapshot,
+                    result,
+                } if tag == current => {
+                    return match (result, fault) {
+                        (Ok(()), _) => Ok(Ok((snapshot, encrypted))),
+                        (Err(_), Some(fault)) => Err(fault),
+                        (Err(failure), None) => Ok(Err(failure)),
+                    };
+                }
+                // Earlier sessions may still speak; a sender is offered nothing.
+                Event::Want { .. }
+                | Event::Connected { .. }
+                | Event::Progress { .. }
+                | Event::Finished { .. }
+                | Event::Closed { .. }
+                | Event::Offered { .. }
+                | Event::Chunk { .. }
+                | Event::Received { .. } => {}
+            }
+        }
+    }
+
+    /// Keeps the socket until every session is closed, or `patience` is at its end.
+    fn linger(&mut self, patience: Duration) {
+        let end = Instant::now() + patience;
+        while !self.open.is_empty() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.event(left).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The next event within `patience`; takes note of closed sessions.
+    fn event(&mut self, patience: Duration) -> Result<Option<Event>, TransferError> {
+        match self.handle.events().recv_timeout(patience) {
+            Ok(event) => {
+                if let Event::Closed { tag } = event {
+                    self.open.remove(&tag);
+                }
+                Ok(Some(event))
+            }
+            Err(NoEvent::Yet) => Ok(None),
+            Err(NoEvent::Stopped) => Err(TransferError::driver(Stopped)),
+        }
+    }
+
+    fn command(&self, command: Command) -> Result<(), TransferError> {
+        self.handle.command(command).map_err(TransferError::driver)
+    }
+
+    fn failed(&self, path: &Path, source: &Source, failure: Failure) -> TransferError {
+        if failure == Failure::Refused(Reason::HASH_MISMATCH)
+            && let Err(error) = source.unchanged()
+        {
+            return unreadable(path, error);
+        }
+        TransferError::session(attempt(path, self.options.to), self.options.to, failure)
+    }
+}
+
+fn open(path: &Path) -> Result<Source, TransferError> {
+    let source = Source::open(path).map_err(|error| unreadable(path, error))?;
+    if source.size() > FILE_MAX {
+        let what = format!("cannot send {}", path.display());
+        let because = format!(
+            "it has {} bytes, and the protocol carries 2^40",
+            source.size()
+        );
+        return Err(TransferError::new(Kind::Failed, what, because, "split it"));
+    }
+    Ok(source)
+}
+
+/// The bytes asked for, in the buffer that came with the question.
+fn supply(
+    source: &Source,
+    offset: u64,
+    len: usize,
+    mut buffer: Vec<u8>,
+) -> Result<Vec<u8>, SourceError> {
+    buffer.resize(len, 0);
+    source.read_at(offset, &mut buffer)?;
+    if offset + len as u64 == source.size() {
+        // Now everything was read a second time: the receiver's verdict would be the same, but later and in no words.
+        source.unchanged()?;
+    }
+    Ok(buffer)
+}
+
+fn attempt(path: &Path, peer: SocketAddr) -> String {
+    format!("cannot send {} to {peer}", path.display())
+}
+
+fn unreadable(path: &Path, error: SourceError) -> TransferError {
+    let (kind, advice) = match error {
+        SourceError::Open(_) => (Kind::Failed, "check the path and who may read it"),
+        SourceError::NotAFile(_) => (
+            Kind::Failed,
+            "send a regular file, such as an archive of it",
+        ),
+        SourceError::Name(_) | SourceError::Backslash => {
+            (Kind::Failed, "send it under a plain name")
+        }
+        SourceError::Changed | SourceError::Shortened => {
+            (Kind::Integrity, "send it again when nobody writes to it")
+        }
+        SourceError::Read(_) => (Kind::Failed, "check the disk it is on"),
+        SourceError::Stopped => (Kind::Stopped, "start it again"),
+    };
+    TransferError::new(
+        kind,
+        format!("cannot send {}", path.display()),
+        error,
+        advice,
+    )
+}
