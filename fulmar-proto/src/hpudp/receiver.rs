@@ -12,7 +12,8 @@ use super::config::{
     BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, DATAGRAM_MAX, HEADER, Layout, NACKS, TAG,
 };
 use super::packet::{
-    EXTENSION_MAX, Extension, Feedback, Header, Heartbeat, Kind, SessionReq, control, feature, flag,
+    EXTENSION_MAX, Extension, Feedback, Header, Heartbeat, Kind, SessionReq, control, exact,
+    feature, flag,
 };
 use super::session::{Counter, Shared, Timer, table_interval};
 use super::{Event, Failure, Phase, Reason, Snapshot, Tag, blocks, keys};
@@ -47,6 +48,8 @@ pub(super) struct Receiver {
     parities: u64,
     data: u64,
     answered_at: Option<Instant>,
+    /// How it ended, as far as the sender should know.
+    verdict: Option<Result<(), Reason>>,
     /// Copies of SESSION_ACCEPT sent since the last request.
     accepts: u8,
 }
@@ -63,9 +66,7 @@ enum State {
         resent: u32,
     },
     /// Over for the user; stragglers are told how it ended.
-    Lingering {
-        reject: Option<Reason>,
-    },
+    Lingering,
     Closed,
 }
 
@@ -183,6 +184,7 @@ impl Receiver {
             parities: 0,
             data: 0,
             answered_at: None,
+            verdict: None,
             accepts: 0,
         };
         shared.events.push_back(Event::Offered {
@@ -208,13 +210,13 @@ impl Receiver {
 
     /// Another session took its place.
     pub(super) fn on_displaced(&mut self, now: Instant, shared: &mut Shared<'_>) {
-        self.end(now, Err(Failure::Silent), None, shared);
+        self.end(now, Err(Failure::Silent), shared);
         self.close(shared);
     }
 
     /// Over for the user, though stragglers may still be answered.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.state, State::Lingering { .. } | State::Closed)
+        matches!(self.state, State::Lingering | State::Closed)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -230,7 +232,7 @@ impl Receiver {
         match self.state {
             State::Offered => {}
             State::Receiving => self.answer(now),
-            State::Verifying | State::Complete { .. } | State::Lingering { .. } | State::Closed => {
+            State::Verifying | State::Complete { .. } | State::Lingering | State::Closed => {
                 self.remind(now)
             }
         }
@@ -302,7 +304,8 @@ impl Receiver {
         }
         self.outgoing
             .push_back(control(Kind::Reject, self.id, &[reason.0], 0));
-        self.end(now, Err(Failure::Aborted(reason)), Some(reason), shared);
+        self.verdict = Some(Err(reason));
+        self.end(now, Err(Failure::Aborted(reason)), shared);
     }
 
     /// The application verified the file and made it durable.
@@ -311,6 +314,7 @@ impl Receiver {
             return;
         }
         self.state = State::Complete { resent: 0 };
+        self.verdict = Some(Ok(()));
         // The last heartbeat says that nothing is missing, which is what makes the completion believable.
         self.push_beat(now, shared);
         self.outgoing
@@ -350,7 +354,7 @@ impl Receiver {
                 shared.counters.add(Counter::Late, 1);
                 return true;
             }
-            State::Complete { .. } | State::Lingering { .. } => {
+            State::Complete { .. } | State::Lingering => {
                 shared.counters.add(Counter::Late, 1);
                 self.remind(now);
                 return true;
@@ -485,24 +489,30 @@ impl Receiver {
         &mut self,
         now: Instant,
         header: &Header,
-        payload: &[u8],
+        datagram: &[u8],
         shared: &mut Shared<'_>,
     ) {
+        let Some(payload) = exact(header, datagram) else {
+            shared.counters.add(Counter::Malformed, 1);
+            return;
+        };
         match (header.kind, self.state) {
             (Kind::AckClose, State::Complete { .. }) => {
                 if self.extended {
                     // The echo lets the sender go at once; ours then has nothing to wait for either.
                     self.outgoing
                         .push_back(control(Kind::AckClose, self.id, &[], 0));
-                    self.state = State::Lingering { reject: None };
+                    self.state = State::Lingering;
                     self.timers
                         .set(Timer::Linger, now + Duration::from_millis(20));
                     self.timers.stop(Timer::Complete);
                 } else {
-                    self.linger(now, None, shared);
+                    self.linger(now, shared);
                 }
             }
-            (Kind::Complete, State::Complete { .. } | State::Lingering { reject: None }) => {
+            (Kind::Complete, State::Complete { .. } | State::Lingering)
+                if self.verdict == Some(Ok(())) =>
+            {
                 if self.may_answer(now) {
                     self.outgoing
                         .push_back(control(Kind::AckClose, self.id, &[], 0));
@@ -511,7 +521,7 @@ impl Receiver {
             (Kind::Complete, State::Receiving | State::Verifying) => self.answer(now),
             (Kind::Reject, State::Offered | State::Receiving) => {
                 let reason = Reason(payload.first().copied().unwrap_or(0));
-                self.end(now, Err(Failure::Refused(reason)), None, shared);
+                self.end(now, Err(Failure::Refused(reason)), shared);
             }
             _ => shared.counters.add(Counter::Unexpected, 1),
         }
@@ -533,7 +543,7 @@ impl Receiver {
         if self.timers.expire(Timer::Inactivity, now) {
             let dead = self.arrivals.last + self.inactivity(shared.config);
             if dead <= now {
-                self.end(now, Err(Failure::Silent), None, shared);
+                self.end(now, Err(Failure::Silent), shared);
             } else {
                 self.timers.set(Timer::Inactivity, dead);
             }
@@ -548,7 +558,7 @@ impl Receiver {
                 shared.config.complete_retries
             };
             if resent >= limit {
-                self.linger(now, None, shared);
+                self.linger(now, shared);
             } else {
                 self.state = State::Complete { resent: resent + 1 };
                 self.outgoing
@@ -605,13 +615,7 @@ impl Receiver {
         shared.events.push_back(Event::Received { tag: self.tag });
     }
 
-    fn end(
-        &mut self,
-        now: Instant,
-        result: Result<(), Failure>,
-        reject: Option<Reason>,
-        shared: &mut Shared<'_>,
-    ) {
+    fn end(&mut self, now: Instant, result: Result<(), Failure>, shared: &mut Shared<'_>) {
         let snapshot = Snapshot {
             phase: Phase::Lingering,
             ..self.snapshot(now)
@@ -621,29 +625,29 @@ impl Receiver {
             snapshot,
             result,
         });
-        self.linger(now, reject, shared);
+        self.linger(now, shared);
     }
 
-    fn linger(&mut self, now: Instant, reject: Option<Reason>, shared: &mut Shared<'_>) {
+    fn linger(&mut self, now: Instant, shared: &mut Shared<'_>) {
         self.blocks.clear(shared.pool);
         self.opener = None;
-        self.state = State::Lingering { reject };
+        self.state = State::Lingering;
         self.timers = Timers::new();
         self.beat.due = false;
         self.timers.set(Timer::Linger, now + shared.config.linger);
     }
 
+    /// How it ended, as the packet that says so; `None` while it has not, or when nobody need know.
+    pub(super) fn verdict(&self) -> Option<Vec<u8>> {
+        Some(match self.verdict? {
+            Ok(()) => control(Kind::Complete, self.id, &[], 0),
+            Err(reason) => control(Kind::Reject, self.id, &[reason.0], 0),
+        })
+    }
+
     /// A straggler shows that the sender does not know how it ended: tell it again, seldom.
     fn remind(&mut self, now: Instant) {
-        let bytes = match self.state {
-            State::Complete { .. } | State::Lingering { reject: None } => {
-                control(Kind::Complete, self.id, &[], 0)
-            }
-            State::Lingering {
-                reject: Some(reason),
-            } => control(Kind::Reject, self.id, &[reason.0], 0),
-            State::Offered | State::Receiving | State::Verifying | State::Closed => return,
-        };
+        let Some(bytes) = self.verdict() else { return };
         if self.may_answer(now) {
             self.outgoing.push_back(bytes);
         }
@@ -764,9 +768,7 @@ impl Receiver {
                 State::Offered => Phase::Connecting,
                 State::Receiving => Phase::Transferring,
                 State::Verifying => Phase::Verifying,
-                State::Complete { .. } | State::Lingering { .. } | State::Closed => {
-                    Phase::Lingering
-                }
+                State::Complete { .. } | State::Lingering | State::Closed => Phase::Lingering,
             },
             size: self.request.size,
             done: self.blocks.bytes_in(),

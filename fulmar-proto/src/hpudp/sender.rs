@@ -10,10 +10,13 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::config::{
-    BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, Control, DATAGRAM_MAX, Layout, Parity, WINDOW_BLOCKS,
+    BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, Control, DATAGRAM_MAX, HEADER, Layout, Parity,
+    WINDOW_BLOCKS,
 };
 use super::feedback::{Feedback, Marks};
-use super::packet::{Extension, Header, Heartbeat, Kind, SessionReq, control, feature, flag};
+use super::packet::{
+    Extension, Header, Heartbeat, Kind, SessionReq, control, exact, feature, flag,
+};
 use super::parity::{self, Path};
 use super::rate::{Controller, Report};
 use super::session::{Counter, Shared, Timer};
@@ -275,13 +278,16 @@ impl Sender {
         &mut self,
         now: Instant,
         header: &Header,
-        rest: &[u8],
+        datagram: &[u8],
         shared: &mut Shared<'_>,
     ) {
-        let payload = &rest[..usize::from(header.len)];
+        let Some(payload) = exact(header, datagram) else {
+            shared.counters.add(Counter::Malformed, 1);
+            return;
+        };
         match (header.kind, self.state) {
             (Kind::SessionAccept, State::Requesting) => {
-                self.on_session_accept(now, payload, rest, shared)
+                self.on_session_accept(now, payload, datagram, shared)
             }
             (Kind::Complete, State::Lingering) => {
                 self.outgoing
@@ -310,7 +316,7 @@ impl Sender {
         &mut self,
         now: Instant,
         payload: &[u8],
-        rest: &[u8],
+        datagram: &[u8],
         shared: &mut Shared<'_>,
     ) {
         let (Some(secret), Some(key)) = (&self.secret, payload.first_chunk::<32>()) else {
@@ -325,8 +331,8 @@ impl Sender {
         }
         self.sealer = Some(sealer);
         self.secret = None;
-        self.extension =
-            Extension::parse(&rest[payload.len()..]).filter(|_| shared.config.extensions);
+        self.extension = Extension::parse(datagram, datagram.len() - HEADER - payload.len())
+            .filter(|_| shared.config.extensions);
         self.state = State::Streaming;
         self.connected(now, shared);
     }
@@ -369,19 +375,24 @@ impl Sender {
         &mut self,
         now: Instant,
         header: &Header,
-        rest: &[u8],
+        datagram: &[u8],
         shared: &mut Shared<'_>,
     ) -> bool {
         if self.is_over() || self.state == State::Requesting {
             return false;
         }
-        let Some(beat) = self.plausible(header, rest) else {
+        let Some(beat) = self.plausible(header, datagram) else {
             shared.counters.add(Counter::Implausible, 1);
             return false;
         };
         if !self.answered {
             self.extension = beat.extension.filter(|_| shared.config.extensions);
             self.connected(now, shared);
+        }
+        if self.extension.is_some() && beat.extension.is_none() {
+            // Damaged: this receiver always adds its block, and the block guards the rest.
+            shared.counters.add(Counter::Malformed, 1);
+            return false;
         }
         self.heard = Some(now);
         if self.state == State::Probing {
@@ -413,17 +424,17 @@ impl Sender {
         &mut self,
         now: Instant,
         header: &Header,
-        rest: &[u8],
+        datagram: &[u8],
         shared: &mut Shared<'_>,
     ) -> bool {
         let news = self
-            .plausible(header, rest)
+            .plausible(header, datagram)
             .is_some_and(|beat| beat.echo > self.feedback.echoed());
-        news && self.on_heartbeat(now, header, rest, shared)
+        news && self.on_heartbeat(now, header, datagram, shared)
     }
 
     /// Reads a heartbeat in the field order in which it can be true (7.2).
-    fn plausible(&mut self, header: &Header, rest: &[u8]) -> Option<Heartbeat> {
+    fn plausible(&mut self, header: &Header, datagram: &[u8]) -> Option<Heartbeat> {
         let orders = match self.layout {
             Some(Layout::Text) => &[Layout::Text][..],
             Some(Layout::Reference) => &[Layout::Reference],
@@ -431,7 +442,7 @@ impl Sender {
         };
         let reads = orders
             .iter()
-            .filter_map(|&order| Some((order, Heartbeat::parse(header, rest, order)?)));
+            .filter_map(|&order| Some((order, Heartbeat::parse(header, datagram, order)?)));
         let mut fits = reads.filter(|(_, beat)| self.is_plausible(beat));
         let (order, beat) = fits.next()?;
         if fits.next().is_none() {
@@ -817,6 +828,8 @@ impl Sender {
         }
         if !again || !sealed {
             sent.stamps[at] = issued;
+        } else {
+            self.marks.resend(sent.stamps[at]);
         }
         let mut flags = if seq + 1 == total { flag::END } else { 0 };
         if seq < self.feedback.burst() && (sealed || !again) {
