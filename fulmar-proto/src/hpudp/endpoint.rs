@@ -498,7 +498,7 @@ impl Session {
             }
             (Self::Sender(it), Command::Abort { reason, .. }) => it.on_abort(now, reason, shared),
             (Self::Receiver(it), Command::Accept { .. }) => it.on_accept(now, shared),
-            (Self::Receiver(it), Command::Stored { len, .. }) => it.on_stored(len),
+            (Self::Receiver(it), Command::Stored { len, .. }) => it.on_stored(len, shared.config),
             (Self::Receiver(it), Command::Verified { .. }) => it.on_verified(now, shared),
             (Self::Receiver(it), Command::Abort { reason, .. }) => it.on_abort(now, reason, shared),
             // An answer to a question of the other role: late, after its session's name was used again.

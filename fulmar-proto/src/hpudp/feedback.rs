@@ -161,6 +161,7 @@ pub(super) struct Feedback {
     inferred: f64,
     data_before: u64,
     dispersed: bool,
+    room: Option<u32>,
 }
 
 impl Feedback {
@@ -175,6 +176,11 @@ impl Feedback {
     /// Packets of the calibration burst.
     pub(super) fn burst(&self) -> u64 {
         self.burst
+    }
+
+    /// Datagrams the receiver has room for beyond those it has answered for, if it tells.
+    pub(super) fn room(&self) -> Option<u32> {
+        self.room
     }
 
     /// File bytes a second at the receiver, as last reported.
@@ -236,6 +242,7 @@ impl Feedback {
         self.reported = f64::from(beat.loss) / 10_000.0;
         self.ever_reported |= beat.loss > 0;
         let counts = beat.extension.and_then(|extension| extension.feedback);
+        self.room = counts.map(|counts| counts.room);
         let (stamp, held) = match counts {
             Some(counts) => (
                 counts.highest,

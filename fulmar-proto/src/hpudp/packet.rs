@@ -313,6 +313,8 @@ pub(super) struct Feedback {
     pub(super) highest: u64,
     /// Microseconds from that packet's arrival to this heartbeat.
     pub(super) held: u32,
+    /// Datagrams the receiver has room for beyond those counted here, storage being as far behind as it is.
+    pub(super) room: u32,
 }
 
 const MAGIC: [u8; 4] = *b"HPX1";
@@ -321,7 +323,7 @@ const TLV_SOCKET: u8 = 0x04;
 const TLV_SUM: u8 = 0x05;
 const TLV_FEEDBACK: u8 = 0x10;
 /// Bytes of the largest block this version writes.
-pub(super) const EXTENSION_MAX: usize = 6 + 6 + 6 + 30 + 6;
+pub(super) const EXTENSION_MAX: usize = 6 + 6 + 6 + 34 + 6;
 
 impl Extension {
     /// Appends the block to `out`, which holds the datagram so far: the block ends with a CRC-32 of all before it,
@@ -336,11 +338,12 @@ impl Extension {
             out.extend_from_slice(&self.socket_datagrams.to_be_bytes());
         }
         if let Some(feedback) = &self.feedback {
-            out.extend_from_slice(&[TLV_FEEDBACK, 28]);
+            out.extend_from_slice(&[TLV_FEEDBACK, 32]);
             out.extend_from_slice(&feedback.received.to_be_bytes());
             out.extend_from_slice(&feedback.at.to_be_bytes());
             out.extend_from_slice(&feedback.highest.to_be_bytes());
             out.extend_from_slice(&feedback.held.to_be_bytes());
+            out.extend_from_slice(&feedback.room.to_be_bytes());
         }
         out.extend_from_slice(&[TLV_SUM, 4]);
         let len = (out.len() + 4 - start) as u16;
@@ -366,12 +369,13 @@ impl Extension {
             match (kind, value.len()) {
                 (TLV_FEATURES, 4) => out.features = u32_of(value)?,
                 (TLV_SOCKET, 4) => out.socket_datagrams = u32_of(value)?,
-                (TLV_FEEDBACK, 28) => {
+                (TLV_FEEDBACK, 32) => {
                     out.feedback = Some(Feedback {
                         received: u64_of(value)?,
                         at: u64_of(value.get(8..)?)?,
                         highest: u64_of(value.get(16..)?)?,
                         held: u32_of(value.get(24..)?)?,
+                        room: u32_of(value.get(28..)?)?,
                     });
                 }
                 (TLV_SUM, 4) if rest.is_empty() => {
@@ -591,17 +595,17 @@ mod tests {
         #[test]
         fn request_and_heartbeat_round_trip(
             name in "[a-z]{1,64}", size: u64, hash: u64, rate: u32, key: Option<[u8; 32]>, nul_counted: bool,
-            features: u32, socket_datagrams: u32, received: u64, at: u64, highest: u64, held: u32,
+            features: u32, socket_datagrams: u32, received: u64, at: u64, highest: u64, held: u32, room: u32,
             nacks in proptest::collection::vec(any::<u64>(), 0..=NACKS), loss in 0u16..=10_000, reference: bool,
         ) {
-            let feedback = Some(Feedback { received, at, highest, held });
+            let feedback = Some(Feedback { received, at, highest, held, room });
             let extension = Some(Extension { features, socket_datagrams, feedback });
             let request = SessionReq { size, hash, rate, key, name: name.into_bytes(), nul_counted, extension };
             let bytes = request.encode(7);
             let (header, _) = Header::parse(&bytes).unwrap();
             prop_assert_eq!(SessionReq::parse(&header, &bytes).unwrap(), request);
 
-            let extension = if nacks.len() > NACKS - 8 { None } else { extension };
+            let extension = if nacks.len() > NACKS - 9 { None } else { extension };
             let beat = Heartbeat {
                 delivery: rate, flush: rate, loss, echo: hash, dispersion: at, contiguous: size, nacks, extension,
             };

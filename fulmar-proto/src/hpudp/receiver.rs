@@ -44,6 +44,8 @@ pub(super) struct Receiver {
     train: Train,
     unstored: usize,
     stored_since_beat: u64,
+    /// The last heartbeat told of little room.
+    throttled: bool,
     duplicates: u64,
     parities: u64,
     data: u64,
@@ -180,6 +182,7 @@ impl Receiver {
             train: Train::default(),
             unstored: 0,
             stored_since_beat: 0,
+            throttled: false,
             duplicates: 0,
             parities: 0,
             data: 0,
@@ -333,10 +336,14 @@ impl Receiver {
         });
     }
 
-    /// Stored bytes make room for more.
-    pub(super) fn on_stored(&mut self, len: usize) {
+    /// Stored bytes make room for more; a sender that was told of little hears when there is plenty again.
+    pub(super) fn on_stored(&mut self, len: usize, config: &Config) {
         self.unstored = self.unstored.saturating_sub(len);
         self.stored_since_beat += len as u64;
+        if self.throttled && self.unstored < config.unstored_memory / 4 {
+            self.throttled = false;
+            self.beat.due = self.extended && self.state == State::Receiving;
+        }
     }
 
     /// DATA or PARITY. `datagram` is the whole of it; opened in place. `false` when it is not authentic or makes no
@@ -677,6 +684,10 @@ impl Receiver {
         } else {
             Vec::new()
         };
+        let feedback = self.feedback(now, shared.config);
+        let extension = self
+            .extended
+            .then(|| extension(shared.config, Some(feedback)));
         let beat = Heartbeat {
             delivery: saturate(self.beat.delivery),
             flush: saturate(flush),
@@ -685,9 +696,7 @@ impl Receiver {
             dispersion: self.train.dispersion(),
             contiguous: contiguous.saturating_sub(1),
             nacks,
-            extension: self
-                .extended
-                .then(|| extension(shared.config, Some(self.feedback(now)))),
+            extension,
         };
         let before = buf.len();
         beat.encode(self.id, self.layout, buf);
@@ -724,7 +733,9 @@ impl Receiver {
         list
     }
 
-    fn feedback(&self, now: Instant) -> Feedback {
+    fn feedback(&mut self, now: Instant, config: &Config) -> Feedback {
+        let room = config.unstored_memory.saturating_sub(self.unstored) / self.chunk;
+        self.throttled = room * self.chunk < config.unstored_memory / 2;
         let held = now.duration_since(self.arrivals.highest_at).as_micros();
         Feedback {
             received: self.arrivals.count,
@@ -732,6 +743,7 @@ impl Receiver {
                 .unwrap_or(u64::MAX),
             highest: self.arrivals.highest,
             held: u32::try_from(held).unwrap_or(u32::MAX),
+            room: u32::try_from(room).unwrap_or(u32::MAX),
         }
     }
 

@@ -736,7 +736,12 @@ impl Sender {
         let patience =
             self.rtt.smoothed().unwrap_or(min_rtt) * 2 + self.feedback.interval(true) * 4 + STALL;
         let flying = self.marks.in_flight(now, patience);
-        (cap as usize).max(16).saturating_sub(flying as usize)
+        let cap = (cap as usize).max(16);
+        let by_path = cap.saturating_sub(flying as usize);
+        // What the receiver has no room for it drops: give packets up much later than the path alone would.
+        let Some(room) = self.feedback.room() else { return by_path };
+        let unanswered = self.marks.in_flight(now, patience + ROOM_STALL);
+        by_path.min((room as usize).saturating_sub(unanswered as usize))
     }
 
     /// Three repairs, then something new, so that a flood of them cannot stop progress (9, lesson D).
@@ -992,5 +997,7 @@ const SILENCE: Duration = Duration::from_millis(500);
 const INSIST: Duration = Duration::from_millis(900);
 /// Beyond two round trips, how long a packet counts as in flight.
 const STALL: Duration = Duration::from_millis(20);
+/// The same where it is the receiver's room that limits.
+const ROOM_STALL: Duration = Duration::from_millis(250);
 /// How often the application hears.
 const PROGRESS: Duration = Duration::from_millis(100);
