@@ -401,6 +401,40 @@ fn a_failed_fsync_is_final() {
     }
 }
 
+/// What one file thread carries. Run with
+/// `cargo test --release -p fulmar --test file -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn measure_a_gigabyte() {
+    let bytes = content(9, 136_800);
+    let size = 8_000 * bytes.len() as u64;
+    for (order, swap) in [("in order", 1), ("every 8 blocks reversed", 8)] {
+        let place = tempfile::tempdir_in(
+            std::env::var_os("FULMAR_TEST_DISK").unwrap_or_else(|| ".".into()),
+        )
+        .unwrap();
+        let mut partial = Directory::open(place.path())
+            .unwrap()
+            .create("x", size)
+            .unwrap();
+        let begin = std::time::Instant::now();
+        for block in 0..8_000u64 {
+            let block = block / swap * swap + (swap - 1 - block % swap);
+            partial
+                .write_at(block * bytes.len() as u64, &bytes)
+                .unwrap();
+        }
+        let written = begin.elapsed();
+        let FinishError::HashMismatch { .. } = partial.finish(0).unwrap_err() else {
+            panic!("it matched")
+        };
+        let (rate, all) = (size as f64 / 1e9 / written.as_secs_f64(), begin.elapsed());
+        println!(
+            "{order}: written and hashed at {rate:.2} GB/s, durable after {all:.2?} (writing took {written:.2?})"
+        );
+    }
+}
+
 /// Not a test of its own: what the tests above run in another process.
 #[test]
 fn sufferer() {

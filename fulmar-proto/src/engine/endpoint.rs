@@ -26,7 +26,12 @@ pub trait Endpoint {
 
     /// Appends up to `max_segments` equal datagrams for one peer to `buf` (which the caller has cleared) and says
     /// where they go; `None` when nothing may be sent at `now`.
-    fn poll_transmit(&mut self, now: Instant, max_segments: usize, buf: &mut Vec<u8>) -> Option<Transmit>;
+    fn poll_transmit(
+        &mut self,
+        now: Instant,
+        max_segments: usize,
+        buf: &mut Vec<u8>,
+    ) -> Option<Transmit>;
 
     /// The next thing the application should learn.
     fn poll_event(&mut self) -> Option<Self::Event>;

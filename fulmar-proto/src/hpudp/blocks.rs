@@ -21,7 +21,11 @@ pub(super) struct Pool {
 
 impl Pool {
     pub(super) fn new(limit: usize) -> Self {
-        Self { spare: Vec::new(), open_bytes: 0, limit }
+        Self {
+            spare: Vec::new(),
+            open_bytes: 0,
+            limit,
+        }
     }
 
     /// Takes a buffer back. Keeps a few; a burst's worth is not kept for ever.
@@ -161,11 +165,22 @@ impl Blocks {
     }
 
     /// One chunk. The caller has checked that `seq < total` and that its length is [`chunk_len`](Self::chunk_len).
-    pub(super) fn data(&mut self, now: Instant, seq: u64, bytes: &[u8], pool: &mut Pool, out: &mut Vec<Run>) -> Arrival {
+    pub(super) fn data(
+        &mut self,
+        now: Instant,
+        seq: u64,
+        bytes: &[u8],
+        pool: &mut Pool,
+        out: &mut Vec<Run>,
+    ) -> Arrival {
         let block = seq / BLOCK;
         let index = (seq % BLOCK) as u16;
         let Some(at) = self.slot(block) else {
-            return if block < self.front { Arrival::Duplicate } else { Arrival::Refused };
+            return if block < self.front {
+                Arrival::Duplicate
+            } else {
+                Arrival::Refused
+            };
         };
         self.sent_below = self.sent_below.max(seq + 1);
         let fresh = match &mut self.slots[at] {
@@ -177,7 +192,10 @@ impl Blocks {
                 }
                 *present |= 1 << index;
                 let whole = u64::from(present.count_ones()) == k(self.total, block);
-                out.push(Run { offset: seq * self.chunk as u64, bytes: bytes.to_vec() });
+                out.push(Run {
+                    offset: seq * self.chunk as u64,
+                    bytes: bytes.to_vec(),
+                });
                 self.bytes_in += bytes.len() as u64;
                 self.late += 1;
                 if whole {
@@ -194,17 +212,33 @@ impl Blocks {
             }
         };
         match fresh {
-            Inserted::New => Arrival::New(bytes.len() as u64 + self.advance(at, block, bytes.len() as u64, pool, out)),
+            Inserted::New => Arrival::New(
+                bytes.len() as u64 + self.advance(at, block, bytes.len() as u64, pool, out),
+            ),
             Inserted::Duplicate | Inserted::Refused => Arrival::Duplicate,
         }
     }
 
     /// One parity packet. The caller has checked that the block exists and that `bytes` is one chunk long.
-    pub(super) fn parity(&mut self, now: Instant, block: u64, index: u8, bytes: &[u8], pool: &mut Pool, out: &mut Vec<Run>) -> Arrival {
+    pub(super) fn parity(
+        &mut self,
+        now: Instant,
+        block: u64,
+        index: u8,
+        bytes: &[u8],
+        pool: &mut Pool,
+        out: &mut Vec<Run>,
+    ) -> Arrival {
         let Some(at) = self.slot(block) else {
-            return if block < self.front { Arrival::Duplicate } else { Arrival::Refused };
+            return if block < self.front {
+                Arrival::Duplicate
+            } else {
+                Arrival::Refused
+            };
         };
-        self.sent_below = self.sent_below.max((block * BLOCK + k(self.total, block)).min(self.total));
+        self.sent_below = self
+            .sent_below
+            .max((block * BLOCK + k(self.total, block)).min(self.total));
         match &mut self.slots[at] {
             Slot::Done => return Arrival::Duplicate,
             Slot::Spilled { touched, .. } => {
@@ -223,9 +257,20 @@ impl Blocks {
 
     /// Missing chunks worth asking for: of blocks whose packets have all gone by, or that have been quiet for
     /// `quiet`; none that may not have been sent yet. From chunk `from` on, lowest first, until `limit`.
-    pub(super) fn missing(&mut self, now: Instant, from: u64, quiet: Duration, limit: usize, out: &mut Vec<u64>) {
+    pub(super) fn missing(
+        &mut self,
+        now: Instant,
+        from: u64,
+        quiet: Duration,
+        limit: usize,
+        out: &mut Vec<u64>,
+    ) {
         let highest = self.front + (self.slots.len() as u64).saturating_sub(1);
-        let idle = self.slots.back().and_then(Slot::touched).is_some_and(|at| now.duration_since(at) >= quiet);
+        let idle = self
+            .slots
+            .back()
+            .and_then(Slot::touched)
+            .is_some_and(|at| now.duration_since(at) >= quiet);
         let first = (from / BLOCK).saturating_sub(self.front) as usize;
         for at in first..self.slots.len() {
             let block = self.front + at as u64;
@@ -246,7 +291,13 @@ impl Blocks {
                 Slot::Open(open) => {
                     if closed || now.saturating_duration_since(open.touched) >= quiet {
                         self.losses.count(open, k(self.total, block));
-                        out.extend(open.decoder.missing().map(|i| base + u64::from(i)).filter(want).take(room));
+                        out.extend(
+                            open.decoder
+                                .missing()
+                                .map(|i| base + u64::from(i))
+                                .filter(want)
+                                .take(room),
+                        );
                     }
                 }
                 Slot::Spilled { present, .. } => {
@@ -304,18 +355,33 @@ impl Blocks {
             pool.open_bytes += usize::from(k) * self.chunk;
             // An untouched block that closed was counted as lost whole; do not count it twice.
             let counted = self.slots.len() > at + 2;
-            self.slots[at] = Slot::Open(Box::new(Open { decoder, touched: now, counted }));
+            self.slots[at] = Slot::Open(Box::new(Open {
+                decoder,
+                touched: now,
+                counted,
+            }));
         }
-        let Slot::Open(open) = &mut self.slots[at] else { unreachable!("callers look at the slot first") };
+        let Slot::Open(open) = &mut self.slots[at] else {
+            unreachable!("callers look at the slot first")
+        };
         open.touched = now;
         open
     }
 
     /// After an insertion of `added` file bytes: rebuild if that can be done, hand up and close the block if it is
     /// whole, spill others if memory is short. Returns the bytes rebuilt.
-    fn advance(&mut self, at: usize, block: u64, added: u64, pool: &mut Pool, out: &mut Vec<Run>) -> u64 {
+    fn advance(
+        &mut self,
+        at: usize,
+        block: u64,
+        added: u64,
+        pool: &mut Pool,
+        out: &mut Vec<Run>,
+    ) -> u64 {
         self.bytes_in += added;
-        let Slot::Open(open) = &mut self.slots[at] else { return 0 };
+        let Slot::Open(open) = &mut self.slots[at] else {
+            return 0;
+        };
         let mut rebuilt = 0;
         if !open.decoder.complete() && open.decoder.repairable() {
             self.losses.count(open, k(self.total, block));
@@ -325,18 +391,26 @@ impl Blocks {
             rebuilt = holes * self.chunk as u64;
             if tail {
                 let short = self.chunk_len(block * BLOCK + u64::from(last));
-                let Slot::Open(_) = &self.slots[at] else { return 0 };
+                let Slot::Open(_) = &self.slots[at] else {
+                    return 0;
+                };
                 rebuilt -= (self.chunk - short) as u64;
             }
-            let Slot::Open(open) = &mut self.slots[at] else { return 0 };
+            let Slot::Open(open) = &mut self.slots[at] else {
+                return 0;
+            };
             open.decoder.repair(&mut self.scratch);
             self.rebuilt += holes;
             self.bytes_in += rebuilt;
         }
-        let Slot::Open(open) = &mut self.slots[at] else { return 0 };
+        let Slot::Open(open) = &mut self.slots[at] else {
+            return 0;
+        };
         if open.decoder.complete() {
             self.losses.count(open, k(self.total, block));
-            let Slot::Open(open) = std::mem::replace(&mut self.slots[at], Slot::Done) else { return 0 };
+            let Slot::Open(open) = std::mem::replace(&mut self.slots[at], Slot::Done) else {
+                return 0;
+            };
             let offset = block * BLOCK * self.chunk as u64;
             let mut bytes = open.decoder.into_buffer();
             pool.open_bytes -= bytes.len();
@@ -361,12 +435,19 @@ impl Blocks {
     /// newest, which is still filling.
     fn spill(&mut self, pool: &mut Pool, out: &mut Vec<Run>) -> bool {
         let newest = self.slots.len().saturating_sub(1);
-        let Some(at) = self.slots.iter().take(newest).position(|slot| matches!(slot, Slot::Open(_))) else {
+        let Some(at) = self
+            .slots
+            .iter()
+            .take(newest)
+            .position(|slot| matches!(slot, Slot::Open(_)))
+        else {
             return false;
         };
         let block = self.front + at as u64;
         let mut present = 0u128;
-        let Slot::Open(mut open) = std::mem::replace(&mut self.slots[at], Slot::Untouched) else { return false };
+        let Slot::Open(mut open) = std::mem::replace(&mut self.slots[at], Slot::Untouched) else {
+            return false;
+        };
         let k = k(self.total, block);
         self.losses.count(&mut open, k);
         let mut start = None;
@@ -381,10 +462,16 @@ impl Blocks {
                 let from = first as usize * self.chunk;
                 let to = (i - 1) as usize * self.chunk + self.chunk_len(end_seq);
                 let bytes = open.decoder.data()[from..to].to_vec();
-                out.push(Run { offset: first_seq * self.chunk as u64, bytes });
+                out.push(Run {
+                    offset: first_seq * self.chunk as u64,
+                    bytes,
+                });
             }
         }
-        self.slots[at] = Slot::Spilled { present, touched: open.touched };
+        self.slots[at] = Slot::Spilled {
+            present,
+            touched: open.touched,
+        };
         release(open.decoder, pool);
         true
     }

@@ -28,26 +28,50 @@ struct Mark {
     stamp: u64,
     /// Packets that had left by then, this one included.
     sent: u64,
+    /// The packet left again under the same stamp: an echo no longer tells when (Karn).
+    again: bool,
 }
 
 impl Marks {
     /// `base` is random; the stamps' origin lies between 2^60 and 2^62, so nobody off the path can guess one.
     pub(super) fn new(now: Instant, base: u64) -> Self {
         let base = (base % (3 << 60) + (1 << 60)) & !1;
-        Self { base, started: now, last: base, sent: 0, queue: VecDeque::new(), acked: Mark { stamp: base, sent: 0 } }
+        Self {
+            base,
+            started: now,
+            last: base,
+            sent: 0,
+            queue: VecDeque::new(),
+            acked: Mark {
+                stamp: base,
+                ..Mark::default()
+            },
+        }
     }
 
     /// A stamp for a packet that leaves now: odd, and higher than any before. A packet sent again under its old
     /// stamp takes one too, which nobody will ever echo.
     pub(super) fn issue(&mut self, now: Instant) -> u64 {
-        let elapsed = u64::try_from(now.duration_since(self.started).as_nanos()).unwrap_or(u64::MAX >> 2);
+        let elapsed =
+            u64::try_from(now.duration_since(self.started).as_nanos()).unwrap_or(u64::MAX >> 2);
         self.last = ((self.base + elapsed) | 1).max(self.last + 1 | 1);
         self.sent += 1;
         if self.queue.len() as u64 >= 4 * WINDOW {
             self.queue.pop_front();
         }
-        self.queue.push_back(Mark { stamp: self.last, sent: self.sent });
+        self.queue.push_back(Mark {
+            stamp: self.last,
+            sent: self.sent,
+            again: false,
+        });
         self.last
+    }
+
+    /// A packet leaves again under the stamp it had.
+    pub(super) fn resend(&mut self, stamp: u64) {
+        if let Ok(at) = self.queue.binary_search_by_key(&stamp, |mark| mark.stamp) {
+            self.queue[at].again = true;
+        }
     }
 
     /// The last stamp issued.
@@ -65,7 +89,9 @@ impl Marks {
         if stamp <= self.acked.stamp {
             return stamp > self.base && stamp & 1 == 1;
         }
-        self.queue.binary_search_by_key(&stamp, |mark| mark.stamp).is_ok()
+        self.queue
+            .binary_search_by_key(&stamp, |mark| mark.stamp)
+            .is_ok()
     }
 
     /// When the packet of a stamp left.
@@ -73,16 +99,24 @@ impl Marks {
         self.started + Duration::from_nanos(stamp.saturating_sub(self.base))
     }
 
-    /// Takes an echo higher than any before: packets sent, and time passed at this side, since the last one.
-    fn ack(&mut self, stamp: u64) -> Option<(u64, Duration)> {
+    /// Takes an echo higher than any before: packets sent, and time passed at this side, since the last one,
+    /// and whether it measures the round trip.
+    fn ack(&mut self, stamp: u64) -> Option<(u64, Duration, bool)> {
         if stamp <= self.acked.stamp {
             return None;
         }
-        let at = self.queue.binary_search_by_key(&stamp, |mark| mark.stamp).ok()?;
+        let at = self
+            .queue
+            .binary_search_by_key(&stamp, |mark| mark.stamp)
+            .ok()?;
         let mark = self.queue[at];
         self.queue.drain(..=at);
         let before = std::mem::replace(&mut self.acked, mark);
-        Some((mark.sent - before.sent, Duration::from_nanos(mark.stamp - before.stamp)))
+        Some((
+            mark.sent - before.sent,
+            Duration::from_nanos(mark.stamp - before.stamp),
+            !mark.again,
+        ))
     }
 
     /// Packets sent after the last one known to have arrived, leaving out those older than `patience`: a packet
@@ -91,7 +125,9 @@ impl Marks {
         let age = now.duration_since(self.started).saturating_sub(patience);
         let horizon = self.base + u64::try_from(age.as_nanos()).unwrap_or(u64::MAX >> 2);
         let gone = self.queue.partition_point(|mark| mark.stamp <= horizon);
-        let settled = gone.checked_sub(1).map_or(self.acked.sent, |at| self.queue[at].sent);
+        let settled = gone
+            .checked_sub(1)
+            .map_or(self.acked.sent, |at| self.queue[at].sent);
         self.sent - settled
     }
 }
@@ -125,17 +161,26 @@ pub(super) struct Feedback {
     inferred: f64,
     data_before: u64,
     dispersed: bool,
+    room: Option<u32>,
 }
 
 impl Feedback {
     /// For a session that starts with a burst of so many packets.
     pub(super) fn new(burst: u64) -> Self {
-        Self { burst, ..Self::default() }
+        Self {
+            burst,
+            ..Self::default()
+        }
     }
 
     /// Packets of the calibration burst.
     pub(super) fn burst(&self) -> u64 {
         self.burst
+    }
+
+    /// Datagrams the receiver has room for beyond those it has answered for, if it tells.
+    pub(super) fn room(&self) -> Option<u32> {
+        self.room
     }
 
     /// File bytes a second at the receiver, as last reported.
@@ -150,7 +195,11 @@ impl Feedback {
 
     /// Raw loss, 0 to 1, as exactly as is known.
     pub(super) fn loss(&self) -> f64 {
-        if self.exact { self.loss } else { self.reported_loss() }
+        if self.exact {
+            self.loss
+        } else {
+            self.reported_loss()
+        }
     }
 
     /// Whether [`loss`](Self::loss) rests on anything.
@@ -160,7 +209,11 @@ impl Feedback {
 
     /// Loss by the published fields: what the receiver reports, or what its NACKs show if it never does (8.5).
     pub(super) fn reported_loss(&self) -> f64 {
-        if self.ever_reported || self.exact { self.reported } else { self.reported.max(self.inferred) }
+        if self.ever_reported || self.exact {
+            self.reported
+        } else {
+            self.reported.max(self.inferred)
+        }
     }
 
     /// Spacing of heartbeats: as measured, or as the table has it for the rate last reported.
@@ -189,16 +242,22 @@ impl Feedback {
         self.reported = f64::from(beat.loss) / 10_000.0;
         self.ever_reported |= beat.loss > 0;
         let counts = beat.extension.and_then(|extension| extension.feedback);
+        self.room = counts.map(|counts| counts.room);
         let (stamp, held) = match counts {
-            Some(counts) => (counts.highest, Duration::from_micros(u64::from(counts.held))),
+            Some(counts) => (
+                counts.highest,
+                Duration::from_micros(u64::from(counts.held)),
+            ),
             None => (beat.echo, Duration::ZERO),
         };
-        let (sent, over) = marks.ack(stamp)?;
+        let (sent, over, once) = marks.ack(stamp)?;
         self.echoed = stamp;
         self.open.sent += sent as f64;
         self.open.sent_over += over;
-        let sample = now.saturating_duration_since(marks.time_of(stamp)).saturating_sub(held);
-        if sample >= RTT_MAX {
+        let sample = now
+            .saturating_duration_since(marks.time_of(stamp))
+            .saturating_sub(held);
+        if sample >= RTT_MAX || !once {
             return None;
         }
         let sample = sample.max(RTT_MIN);
@@ -214,7 +273,8 @@ impl Feedback {
         }
         match beat.extension.and_then(|extension| extension.feedback) {
             Some(counts) => {
-                let Some((received, at)) = self.counted.replace((counts.received, counts.at)) else {
+                let Some((received, at)) = self.counted.replace((counts.received, counts.at))
+                else {
                     self.open = Delta::default();
                     return Delta::default();
                 };
@@ -224,7 +284,11 @@ impl Feedback {
                 let came = (counts.received.saturating_sub(received) as f64).min(open.sent * 2.0);
                 self.note_loss(1.0 - came / open.sent, open.sent);
                 let received_over = Duration::from_nanos(counts.at.saturating_sub(at));
-                Delta { received: came, received_over, ..open }
+                Delta {
+                    received: came,
+                    received_over,
+                    ..open
+                }
             }
             None => {
                 if delivery <= 0.0 {
@@ -237,7 +301,11 @@ impl Feedback {
                 self.knows_loss = true;
                 let over = received * DATAGRAM_MAX as f64 / rate.max(1.0);
                 let received_over = Duration::try_from_secs_f64(over).unwrap_or(Duration::MAX);
-                Delta { received, received_over, ..open }
+                Delta {
+                    received,
+                    received_over,
+                    ..open
+                }
             }
         }
     }
@@ -259,12 +327,17 @@ impl Feedback {
         }
         self.dispersed = true;
         let spaces = (self.burst - 1) as f64;
-        (beat.dispersion >= DISPERSION_MIN).then(|| spaces * DATAGRAM_MAX as f64 * 1e9 / beat.dispersion as f64)
+        (beat.dispersion >= DISPERSION_MIN)
+            .then(|| spaces * DATAGRAM_MAX as f64 * 1e9 / beat.dispersion as f64)
     }
 
     fn note_loss(&mut self, sample: f64, packets: f64) {
         let sample = sample.clamp(0.0, 1.0);
-        let weight = if self.knows_loss { (packets / 500.0).min(1.0) } else { 1.0 };
+        let weight = if self.knows_loss {
+            (packets / 500.0).min(1.0)
+        } else {
+            1.0
+        };
         self.loss += (sample - self.loss) * weight;
         self.knows_loss |= packets >= 20.0;
     }
@@ -287,7 +360,10 @@ mod tests {
         let mut before = 0;
         for step in [0u64, 0, 0, 1, 1, 5, 1_000_000] {
             let stamp = marks.issue(start + Duration::from_nanos(step));
-            assert!(stamp > before && stamp & 1 == 1 && stamp >= 1 << 60, "{stamp:x}");
+            assert!(
+                stamp > before && stamp & 1 == 1 && stamp >= 1 << 60,
+                "{stamp:x}"
+            );
             before = stamp;
         }
         assert!(!marks.issued(before + 2), "never issued");
@@ -301,12 +377,28 @@ mod tests {
         let mut marks = Marks::new(start, 0);
         let at = |ms| start + Duration::from_millis(ms);
         let stamps: Vec<u64> = (0..100).map(|ms| marks.issue(at(ms))).collect();
-        assert_eq!(marks.ack(stamps[49]).unwrap(), (50, Duration::from_nanos(49_000_001)));
-        assert_eq!(marks.ack(stamps[30]), None, "an older echo tells nothing new");
-        assert_eq!(marks.ack(stamps[99]).unwrap().0, 50);
+        assert_eq!(
+            marks.ack(stamps[49]).unwrap(),
+            (50, Duration::from_nanos(49_000_001), true)
+        );
+        assert_eq!(
+            marks.ack(stamps[30]),
+            None,
+            "an older echo tells nothing new"
+        );
+        marks.resend(stamps[99]);
+        let (sent, _, once) = marks.ack(stamps[99]).unwrap();
+        assert!(
+            sent == 50 && !once,
+            "Karn: sent twice, so it measures nothing"
+        );
         let more: Vec<u64> = (100..110).map(|ms| marks.issue(at(ms))).collect();
         assert_eq!(marks.in_flight(at(110), Duration::from_secs(1)), 10);
-        assert_eq!(marks.in_flight(at(114), Duration::from_millis(10)), 5, "the older half is given up");
+        assert_eq!(
+            marks.in_flight(at(114), Duration::from_millis(10)),
+            5,
+            "the older half is given up"
+        );
         assert!(marks.issued(more[0]) && marks.issued(stamps[0]));
     }
 }

@@ -10,10 +10,19 @@ use crate::crypto::{Nonce, Opener, Sealer, Secret, Suite, hkdf_sha256};
 const INFO: &[u8; 16] = b"hp-udp-aes128-v5";
 
 /// The session's AES-128 key; `None` when the peer's public key is one that no honest peer sends.
-fn session_key(secret: &Secret, peer: &[u8; 32], session: u32) -> Option<zeroize::Zeroizing<[u8; 16]>> {
+fn session_key(
+    secret: &Secret,
+    peer: &[u8; 32],
+    session: u32,
+) -> Option<zeroize::Zeroizing<[u8; 16]>> {
     let shared = secret.agree(peer)?;
     let mut key = zeroize::Zeroizing::new([0; 16]);
-    hkdf_sha256(shared.as_bytes(), &session.to_be_bytes(), INFO, &mut key[..]);
+    hkdf_sha256(
+        shared.as_bytes(),
+        &session.to_be_bytes(),
+        INFO,
+        &mut key[..],
+    );
     Some(key)
 }
 
@@ -61,14 +70,31 @@ mod tests {
         let one = session_key(&sender, &receiver.public(), 0xdead_beef).unwrap();
         let two = session_key(&receiver, &sender.public(), 0xdead_beef).unwrap();
         assert_eq!(*one, *two);
-        assert_eq!(u128::from_be_bytes(*one), 0x8883_8048_f2f6_efb7_f426_50b8_b6e8_64b9);
+        assert_eq!(
+            u128::from_be_bytes(*one),
+            0x8883_8048_f2f6_efb7_f426_50b8_b6e8_64b9
+        );
     }
 
     #[test]
     fn nonce_vectors_20_5() {
-        let data = Header { seq: 739, block: 7, ..Header::control(Kind::Data, 0xdead_beef, 0, 0) };
-        assert_eq!(nonce(&data).0, [0xde, 0xad, 0xbe, 0xef, 1, 0, 0, 0, 0, 0, 2, 0xe3]);
-        let parity = Header { seq: 3, block: 7, ..Header::control(Kind::Parity, 0xdead_beef, 0, 0) };
-        assert_eq!(nonce(&parity).0, [0xde, 0xad, 0xbe, 0xef, 2, 0, 0, 0, 0, 0, 7, 3]);
+        let data = Header {
+            seq: 739,
+            block: 7,
+            ..Header::control(Kind::Data, 0xdead_beef, 0, 0)
+        };
+        assert_eq!(
+            nonce(&data).0,
+            [0xde, 0xad, 0xbe, 0xef, 1, 0, 0, 0, 0, 0, 2, 0xe3]
+        );
+        let parity = Header {
+            seq: 3,
+            block: 7,
+            ..Header::control(Kind::Parity, 0xdead_beef, 0, 0)
+        };
+        assert_eq!(
+            nonce(&parity).0,
+            [0xde, 0xad, 0xbe, 0xef, 2, 0, 0, 0, 0, 0, 7, 3]
+        );
     }
 }

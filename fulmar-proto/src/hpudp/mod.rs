@@ -31,8 +31,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use config::{
-    ACCEPT_AHEAD, BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, Control, DATAGRAM_MAX, FILE_MAX, HEADER, Layout, NACKS,
-    NAME_MAX, Parity, TAG, WINDOW, WINDOW_BLOCKS,
+    ACCEPT_AHEAD, BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, Control, DATAGRAM_MAX, FILE_MAX,
+    HEADER, Layout, NACKS, NAME_MAX, Parity, TAG, WINDOW, WINDOW_BLOCKS,
 };
 
 pub use endpoint::Endpoint;

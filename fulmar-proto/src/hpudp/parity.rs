@@ -70,7 +70,15 @@ mod tests {
 
     #[test]
     fn table_of_6_2() {
-        for (loss, m) in [(0.0, 2), (0.0049, 2), (0.005, 5), (0.02, 10), (0.05, 15), (0.1, 20), (1.0, 20)] {
+        for (loss, m) in [
+            (0.0, 2),
+            (0.0049, 2),
+            (0.005, 5),
+            (0.02, 10),
+            (0.05, 15),
+            (0.1, 20),
+            (1.0, 20),
+        ] {
             assert_eq!(table(loss, 100), m, "{loss}");
         }
         assert_eq!(table(0.0, 1), 2, "the tail's minimum");
@@ -89,11 +97,34 @@ mod tests {
         };
         assert_eq!(adaptive(&path, 100), 0);
         assert_eq!(adaptive(&Path { loss: 0.05, ..path }, 100), 0);
-        let slow = Path { loss: 0.33, interval: Duration::from_millis(100), ..path };
+        let slow = Path {
+            loss: 0.33,
+            interval: Duration::from_millis(100),
+            ..path
+        };
         let m = f64::from(adaptive(&slow, 100));
-        assert!((100.0 + m) * 0.67 > 100.0, "a mean block must decode with {m}");
-        let tail = adaptive(&Path { loss: 0.05, left: 0, ..path }, 100);
+        assert!(
+            (100.0 + m) * 0.67 > 100.0,
+            "a mean block must decode with {m}"
+        );
+        let tail = adaptive(
+            &Path {
+                loss: 0.05,
+                left: 0,
+                ..path
+            },
+            100,
+        );
         assert!((9..=14).contains(&tail), "{tail}");
-        assert!(u64::from(adaptive(&Path { loss: 0.9, left: 0, ..path }, 100)) <= 155);
+        assert!(
+            u64::from(adaptive(
+                &Path {
+                    loss: 0.9,
+                    left: 0,
+                    ..path
+                },
+                100
+            )) <= 155
+        );
     }
 }

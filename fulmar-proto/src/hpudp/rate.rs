@@ -71,8 +71,13 @@ pub(super) enum Controller {
 impl Controller {
     pub(super) fn new(config: &Config) -> Self {
         let start = config.start_rate.bytes_per_sec() as f64;
-        let max = config.max_rate.map_or(f64::INFINITY, |rate| rate.bytes_per_sec() as f64);
-        let limits = Limits { min: config.min_rate.bytes_per_sec() as f64, max };
+        let max = config
+            .max_rate
+            .map_or(f64::INFINITY, |rate| rate.bytes_per_sec() as f64);
+        let limits = Limits {
+            min: config.min_rate.bytes_per_sec() as f64,
+            max,
+        };
         match config.control {
             Control::Delivery => Self::Delivery(Delivery::new(start, limits)),
             Control::Hpudp => Self::Hpudp(Hpudp::new(start, limits)),
@@ -136,27 +141,30 @@ pub(super) struct Delivery {
     /// Loss and queueing delay (seconds) that are there when we are not the cause.
     base_loss: f64,
     base_delay: f64,
+    /// Most that the loss baseline may drift up to without another deep Settle.
+    loss_ceiling: f64,
+    /// Rate at which Startup was interrupted.
+    interrupted: Option<f64>,
     /// Delivered wire bytes a second of the last rounds.
     delivered: VecDeque<f64>,
     round: Round,
     /// Rounds of growth since the last congestion.
     calm: u32,
+    calm_before: u32,
     settled_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mode {
     Startup,
-    Settle { resume: Resume },
-    Measure { resume: Resume },
-    Cruise,
-}
-
-/// Where to go once the baselines are known.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Resume {
-    /// Startup was interrupted at this rate and this loss.
-    Startup { rate: f64, loss: f64 },
+    /// One round below capacity; `deep` at half of it.
+    Settle {
+        deep: bool,
+    },
+    /// The round in which the packets of Settle are answered for.
+    Measure {
+        deep: bool,
+    },
     Cruise,
 }
 
@@ -179,9 +187,12 @@ impl Delivery {
             mode: Mode::Startup,
             base_loss: 0.0,
             base_delay: 0.0,
+            loss_ceiling: 0.0,
+            interrupted: None,
             delivered: VecDeque::with_capacity(MEMORY),
             round: Round::default(),
             calm: 0,
+            calm_before: 0,
             settled_at: None,
         }
     }
@@ -200,11 +211,18 @@ impl Delivery {
         round.received += report.received;
         round.received_over += report.received_over.as_secs_f64();
         round.min_rtt = [round.min_rtt, report.rtt].into_iter().flatten().min();
-        let over = report.echoed >= round.until && round.sent >= ROUND_MIN && round.received_over > 0.0;
+        let over =
+            report.echoed >= round.until && round.sent >= ROUND_MIN && round.received_over > 0.0;
         if !over {
             return;
         }
-        let round = std::mem::replace(&mut self.round, Round { until: report.issued, ..Round::default() });
+        let round = std::mem::replace(
+            &mut self.round,
+            Round {
+                until: report.issued,
+                ..Round::default()
+            },
+        );
         self.end_round(&round, report);
         self.rate = self.limits.clamp(self.rate);
     }
@@ -214,71 +232,98 @@ impl Delivery {
         let loss = (1.0 - round.received / round.sent).clamp(0.0, 1.0);
         let arrived = round.received * datagram / round.received_over;
         let left = round.sent * datagram / round.sent_over.max(1e-6);
-        // What arrived cannot have outrun what left for long; a compressed burst of arrivals is no capacity.
-        self.remember(arrived.min(left * 1.05));
         let min_rtt = report.min_rtt.unwrap_or(Duration::from_millis(1));
-        let delay = round.min_rtt.map_or(0.0, |rtt| rtt.saturating_sub(min_rtt).as_secs_f64());
+        let delay = round
+            .min_rtt
+            .map_or(0.0, |rtt| rtt.saturating_sub(min_rtt).as_secs_f64());
         let limit = delay_limit(min_rtt).as_secs_f64();
         let lossy = loss > self.base_loss + margin(self.base_loss, round.sent);
         let queued = delay > self.base_delay + limit;
         let busy = left > 0.7 * self.rate;
-        eprintln!("DBG {:?} rate {:.2} left {:.2} arrived {:.2} loss {:.3} base {:.3} delay {:.1}ms base {:.1} lossy {lossy} queued {queued} n {}", self.mode, self.rate/1e6, left/1e6, arrived/1e6, loss, self.base_loss, delay*1e3, self.base_delay*1e3, round.sent);
+        // A round in which we had little to send shows no capacity; and what arrived cannot have outrun what left
+        // for long: a compressed burst of arrivals is no capacity either.
+        if busy {
+            self.remember(arrived.min(left * 1.05));
+        }
         match self.mode {
             Mode::Startup if lossy || queued => {
-                let resume = Resume::Startup { rate: self.rate, loss };
-                self.settle(report, delay, resume);
+                self.interrupted = Some(self.rate);
+                // Nothing is known of the path yet: find out in one step.
+                self.settle(report, delay, lossy);
             }
             Mode::Startup => {
                 if busy {
                     self.rate *= 2.0;
                 }
             }
-            Mode::Settle { resume } => {
+            Mode::Settle { deep } => {
                 self.rate = self.capacity();
-                self.mode = Mode::Measure { resume };
+                self.mode = Mode::Measure { deep };
             }
-            Mode::Measure { resume } => self.measure(round, loss, delay, limit, resume),
-            Mode::Cruise if lossy || queued => self.settle(report, delay, Resume::Cruise),
-            Mode::Cruise => {
-                if loss < self.base_loss {
-                    self.base_loss += (loss - self.base_loss) * round.sent / (round.sent + 300.0);
+            Mode::Measure { deep } => {
+                self.base_delay += (delay - self.base_delay) * 0.5;
+                if deep {
+                    self.rebase(loss, round.sent);
+                    // Not our loss: what growth had earned stands.
+                    self.calm = self.calm_before;
+                } else if lossy {
+                    // The decrease did not cure it. A decrease that nobody can overlook will tell whose loss it is.
+                    return self.settle(report, delay, true);
                 }
-                self.base_delay = self.base_delay.min(delay.max(0.0));
+                self.rate = self.capacity();
+                self.mode = Mode::Cruise;
+                self.restart(delay <= limit);
+            }
+            Mode::Cruise if lossy || queued => {
+                let first = self.settled_at.is_none();
+                self.settle(report, delay, first && lossy);
+            }
+            Mode::Cruise => {
+                let refined =
+                    self.base_loss + (loss - self.base_loss) * round.sent / (round.sent + 1000.0);
+                self.base_loss = refined.min(self.loss_ceiling);
+                self.base_delay = self.base_delay.min(delay);
                 if busy {
                     self.grow();
                 }
-                let stale = self.settled_at.is_none_or(|at| report.now.duration_since(at) > RECHECK);
+                let stale = self
+                    .settled_at
+                    .is_some_and(|at| report.now.duration_since(at) > RECHECK);
                 if stale && self.base_loss > 0.01 {
-                    self.settle(report, delay, Resume::Cruise);
+                    self.settle(report, delay, false);
                 }
             }
         }
     }
 
-    /// Sends less than the path carries for one round: enough less to drain what queued.
-    fn settle(&mut self, report: &Report, delay: f64, resume: Resume) {
+    /// Sends less than the path carries for one round: enough less to drain what queued, or, to learn whose the
+    /// loss is, half.
+    fn settle(&mut self, report: &Report, delay: f64, deep: bool) {
         let rtt = report.smoothed_rtt.map_or(0.1, |rtt| rtt.as_secs_f64());
-        let cut = ((delay - self.base_delay) / rtt).clamp(0.08, 0.5);
+        let cut = (delay / rtt).clamp(if deep { 0.5 } else { 0.08 }, 0.5);
         self.rate = self.capacity() * (1.0 - cut);
-        self.mode = Mode::Settle { resume };
+        self.mode = Mode::Settle { deep };
         self.settled_at = Some(report.now);
+        if !deep {
+            self.calm_before = self.calm;
+        }
         self.calm = 0;
     }
 
-    /// The packets of this round left while we sent too little to do harm: their loss and delay are the path's.
-    fn measure(&mut self, round: &Round, loss: f64, delay: f64, limit: f64, resume: Resume) {
-        let weight = (round.sent / 60.0).min(1.0);
-        self.base_loss += (loss - self.base_loss) * weight;
-        self.base_delay += (delay - self.base_delay) * 0.5;
-        self.mode = Mode::Cruise;
-        self.rate = self.capacity();
-        if let Resume::Startup { rate, loss: before } = resume {
-            // Loss that a decrease did not cure, on a path without a queue, says nothing against the rate we had.
-            let innocent = before <= self.base_loss + margin(self.base_loss, round.sent);
-            if innocent && delay <= limit {
-                self.rate = rate;
-                self.mode = Mode::Startup;
-            }
+    /// What was lost at half the rate was not our doing.
+    fn rebase(&mut self, loss: f64, sent: f64) {
+        self.base_loss = loss;
+        self.loss_ceiling = loss + 2.0 * (loss * (1.0 - loss) / sent).sqrt();
+    }
+
+    /// Goes on with Startup if what interrupted it was the path's own loss, and nothing queues.
+    fn restart(&mut self, idle: bool) {
+        if let Some(rate) = self.interrupted.take()
+            && idle
+            && self.base_loss > 0.0
+        {
+            self.rate = rate;
+            self.mode = Mode::Startup;
         }
     }
 
@@ -299,7 +344,11 @@ impl Delivery {
     /// Rate at which the path, as lossy as its baseline, delivers what it delivered at best of late.
     fn capacity(&self) -> f64 {
         let best = self.delivered.iter().copied().fold(0.0, f64::max);
-        best / (1.0 - self.base_loss).max(0.02)
+        if best == 0.0 {
+            self.rate
+        } else {
+            best / (1.0 - self.base_loss).max(0.02)
+        }
     }
 }
 
@@ -354,7 +403,9 @@ impl Hpudp {
     /// 8.2, row by row.
     fn on_report(&mut self, report: &Report) {
         let delivered = report.delivery;
-        let smoothed = self.smoothed.map_or(delivered, |old| 0.3 * delivered + 0.7 * old);
+        let smoothed = self
+            .smoothed
+            .map_or(delivered, |old| 0.3 * delivered + 0.7 * old);
         self.smoothed = Some(smoothed);
         self.peak = self.peak.max(delivered);
         if report.nacks > 0 && delivered < 0.25 * self.rate {
@@ -382,11 +433,17 @@ impl Hpudp {
             self.streak = 0;
             // Once per round trip; once per heartbeat while that is unknown (8.3).
             let gate = report.smoothed_rtt.unwrap_or(Duration::ZERO);
-            let open = self.increased_at.is_none_or(|at| report.now.duration_since(at) >= gate);
+            let open = self
+                .increased_at
+                .is_none_or(|at| report.now.duration_since(at) >= gate);
             if open {
                 self.increased_at = Some(report.now);
                 if self.second_phase {
-                    let rtt = report.smoothed_rtt.unwrap_or(report.interval).as_secs_f64().max(0.001);
+                    let rtt = report
+                        .smoothed_rtt
+                        .unwrap_or(report.interval)
+                        .as_secs_f64()
+                        .max(0.001);
                     self.rate += CHUNK_PLAIN as f64 / rtt;
                 } else {
                     self.rate *= 1.25;
@@ -427,7 +484,10 @@ mod tests {
         }
     }
 
-    const LIMITS: Limits = Limits { min: 10_000.0, max: f64::INFINITY };
+    const LIMITS: Limits = Limits {
+        min: 10_000.0,
+        max: f64::INFINITY,
+    };
 
     #[test]
     fn published_rules_row_by_row() {
@@ -439,21 +499,31 @@ mod tests {
         it.on_report(&report(at(10), 2e6, 0.0, 0));
         assert_eq!(it.rate, 2.5e6, "row 2 is gated by the round trip");
         it.on_report(&report(at(60), 2e6, 0.03, 0));
-        assert_eq!((it.rate, it.second_phase), (2.5e6, true), "row 3 holds and ends phase 1");
+        assert_eq!(
+            (it.rate, it.second_phase),
+            (2.5e6, true),
+            "row 3 holds and ends phase 1"
+        );
         it.on_report(&report(at(120), 2e6, 0.0, 0));
         assert_eq!(it.rate, 2.5e6 + 1368.0 / 0.05, "row 2, phase 2");
         let held = it.rate;
         it.on_report(&report(at(180), 2e6, 0.06, 0));
         assert_eq!(it.rate, held, "row 4 waits for a second signal");
         it.on_report(&report(at(181), 2e6, 0.06, 0));
-        assert!((it.rate - 0.85 * 2e6).abs() < 1.0, "row 4 falls to 0.85 of the smoothed delivery");
+        assert!(
+            (it.rate - 0.85 * 2e6).abs() < 1.0,
+            "row 4 falls to 0.85 of the smoothed delivery"
+        );
         let held = it.rate;
         for _ in 0..4 {
             it.on_report(&report(at(300), 1e5, 0.0, 3));
             assert_eq!(it.rate, held, "row 1 holds");
         }
         it.on_report(&report(at(300), 1e5, 0.0, 3));
-        assert!((it.rate - 0.85 * 2e6).abs() < 1.0, "8.4: five collapses fall to 0.85 of the peak");
+        assert!(
+            (it.rate - 0.85 * 2e6).abs() < 1.0,
+            "8.4: five collapses fall to 0.85 of the peak"
+        );
     }
 
     #[test]
@@ -462,9 +532,18 @@ mod tests {
         let mut it = Hpudp::new(2e6, LIMITS);
         for beat in 0..200u64 {
             let delivered = it.rate * 0.9;
-            it.on_report(&report(start + Duration::from_millis(100 * beat), delivered, 0.10, 0));
+            it.on_report(&report(
+                start + Duration::from_millis(100 * beat),
+                delivered,
+                0.10,
+                0,
+            ));
         }
-        assert!(it.rate <= 10_001.0, "this is why there is a second controller: {}", it.rate);
+        assert!(
+            it.rate <= 10_001.0,
+            "this is why there is a second controller: {}",
+            it.rate
+        );
     }
 
     #[test]
@@ -472,7 +551,12 @@ mod tests {
         let start = Instant::now();
         let mut it = Hpudp::new(2e6, LIMITS);
         for beat in 0..20u64 {
-            it.on_report(&report(start + Duration::from_millis(100 * beat), 1e6, 0.0, 0));
+            it.on_report(&report(
+                start + Duration::from_millis(100 * beat),
+                1e6,
+                0.0,
+                0,
+            ));
         }
         assert_eq!(it.rate, 4e6, "4 x peak in phase 1");
         it.on_report(&report(start + Duration::from_secs(9), 1e6, 0.02, 0));

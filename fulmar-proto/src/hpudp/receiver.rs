@@ -8,8 +8,13 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::blocks::{Arrival, Blocks, Run};
-use super::config::{BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, DATAGRAM_MAX, HEADER, Layout, NACKS, TAG};
-use super::packet::{Extension, EXTENSION_MAX, Feedback, Header, Heartbeat, Kind, SessionReq, control, feature, flag};
+use super::config::{
+    BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, DATAGRAM_MAX, HEADER, Layout, NACKS, TAG,
+};
+use super::packet::{
+    EXTENSION_MAX, Extension, Feedback, Header, Heartbeat, Kind, SessionReq, control, exact,
+    feature, flag,
+};
 use super::session::{Counter, Shared, Timer, table_interval};
 use super::{Event, Failure, Phase, Reason, Snapshot, Tag, blocks, keys};
 use crate::crypto::{Opener, Secret};
@@ -39,10 +44,16 @@ pub(super) struct Receiver {
     train: Train,
     unstored: usize,
     stored_since_beat: u64,
+    /// The last heartbeat told of little room.
+    throttled: bool,
     duplicates: u64,
     parities: u64,
     data: u64,
     answered_at: Option<Instant>,
+    /// How it ended, as far as the sender should know.
+    verdict: Option<Result<(), Reason>>,
+    /// Copies of SESSION_ACCEPT sent since the last request.
+    accepts: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,9 +64,11 @@ enum State {
     /// Everything is there; the application verifies.
     Verifying,
     /// TRANSFER_COMPLETE was sent this many times more than once.
-    Complete { resent: u32 },
+    Complete {
+        resent: u32,
+    },
     /// Over for the user; stragglers are told how it ended.
-    Lingering { reject: Option<Reason> },
+    Lingering,
     Closed,
 }
 
@@ -92,8 +105,9 @@ struct Beat {
 /// The calibration burst as it came (4.7).
 #[derive(Debug, Default)]
 struct Train {
-    first: Option<Instant>,
-    last: Option<Instant>,
+    /// Chunk and arrival of the first and the latest packet.
+    first: Option<(u64, Instant)>,
+    last: Option<(u64, Instant)>,
     count: u64,
     ended: bool,
 }
@@ -120,8 +134,16 @@ impl Receiver {
             }
             accept = Some(bytes);
         }
-        let chunk = if opener.is_some() { CHUNK_SEALED } else { CHUNK_PLAIN };
-        let dialect = if request.nul_counted { Layout::Reference } else { Layout::Text };
+        let chunk = if opener.is_some() {
+            CHUNK_SEALED
+        } else {
+            CHUNK_PLAIN
+        };
+        let dialect = if request.nul_counted {
+            Layout::Reference
+        } else {
+            Layout::Text
+        };
         let mut timers = Timers::new();
         timers.set(Timer::Inactivity, now + shared.config.inactivity);
         let it = Self {
@@ -139,15 +161,34 @@ impl Receiver {
             timers,
             outgoing: VecDeque::new(),
             started: now,
-            arrivals: Arrivals { count: 0, last: now, echo: 0, highest: 0, highest_at: now, fresh: 0 },
-            beat: Beat { due: false, last: now, delivery: 0.0, smooth: 0.0, loss: 0, cursor: 0, len: 0, idle: true },
+            arrivals: Arrivals {
+                count: 0,
+                last: now,
+                echo: 0,
+                highest: 0,
+                highest_at: now,
+                fresh: 0,
+            },
+            beat: Beat {
+                due: false,
+                last: now,
+                delivery: 0.0,
+                smooth: 0.0,
+                loss: 0,
+                cursor: 0,
+                len: 0,
+                idle: true,
+            },
             train: Train::default(),
             unstored: 0,
             stored_since_beat: 0,
+            throttled: false,
             duplicates: 0,
             parities: 0,
             data: 0,
             answered_at: None,
+            verdict: None,
+            accepts: 0,
         };
         shared.events.push_back(Event::Offered {
             tag,
@@ -172,13 +213,13 @@ impl Receiver {
 
     /// Another session took its place.
     pub(super) fn on_displaced(&mut self, now: Instant, shared: &mut Shared<'_>) {
-        self.end(now, Err(Failure::Silent), None, shared);
+        self.end(now, Err(Failure::Silent), shared);
         self.close(shared);
     }
 
     /// Over for the user, though stragglers may still be answered.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.state, State::Lingering { .. } | State::Closed)
+        matches!(self.state, State::Lingering | State::Closed)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -194,7 +235,9 @@ impl Receiver {
         match self.state {
             State::Offered => {}
             State::Receiving => self.answer(now),
-            State::Verifying | State::Complete { .. } | State::Lingering { .. } | State::Closed => self.remind(now),
+            State::Verifying | State::Complete { .. } | State::Lingering | State::Closed => {
+                self.remind(now)
+            }
         }
     }
 
@@ -204,13 +247,32 @@ impl Receiver {
             return;
         }
         match &self.accept {
-            Some(bytes) => self.outgoing.push_back(bytes.clone()),
+            Some(bytes) => {
+                self.accepts = 1;
+                self.outgoing.push_back(bytes.clone());
+            }
             None => self.beat.due = true,
         }
     }
 
+    /// Until the first packet a sealed session's sender may not have had the answer. Two more copies are still less
+    /// than three times what the request weighed (E1); after that only a repeated request draws another.
+    fn repeat_accept(&mut self, now: Instant) {
+        let Some(bytes) = self.accept.as_ref().filter(|_| self.arrivals.count == 0) else {
+            return;
+        };
+        self.beat.due = false;
+        if self.accepts < 3 {
+            self.accepts += 1;
+            self.outgoing.push_back(bytes.clone());
+            self.timers.set(Timer::Heartbeat, now + ACCEPT_AGAIN * 2);
+        }
+    }
+
     fn may_answer(&mut self, now: Instant) -> bool {
-        let free = self.answered_at.is_none_or(|at| now.duration_since(at) >= ANSWER_SPACING);
+        let free = self
+            .answered_at
+            .is_none_or(|at| now.duration_since(at) >= ANSWER_SPACING);
         if free {
             self.answered_at = Some(now);
         }
@@ -224,9 +286,15 @@ impl Receiver {
         }
         self.state = State::Receiving;
         self.answer(now);
-        self.timers.set(Timer::Heartbeat, now + FIRST_BEATS);
+        let first = if self.accept.is_some() {
+            ACCEPT_AGAIN
+        } else {
+            FIRST_BEATS
+        };
+        self.timers.set(Timer::Heartbeat, now + first);
         self.timers.set(Timer::Progress, now + PROGRESS);
-        self.timers.set(Timer::Inactivity, now + self.inactivity(shared.config));
+        self.timers
+            .set(Timer::Inactivity, now + self.inactivity(shared.config));
         if self.blocks.complete() {
             self.verify(now, shared);
         }
@@ -237,8 +305,10 @@ impl Receiver {
         if self.is_over() {
             return;
         }
-        self.outgoing.push_back(control(Kind::Reject, self.id, &[reason.0], 0));
-        self.end(now, Err(Failure::Aborted(reason)), Some(reason), shared);
+        self.outgoing
+            .push_back(control(Kind::Reject, self.id, &[reason.0], 0));
+        self.verdict = Some(Err(reason));
+        self.end(now, Err(Failure::Aborted(reason)), shared);
     }
 
     /// The application verified the file and made it durable.
@@ -247,32 +317,51 @@ impl Receiver {
             return;
         }
         self.state = State::Complete { resent: 0 };
+        self.verdict = Some(Ok(()));
         // The last heartbeat says that nothing is missing, which is what makes the completion believable.
         self.push_beat(now, shared);
-        self.outgoing.push_back(control(Kind::Complete, self.id, &[], 0));
+        self.outgoing
+            .push_back(control(Kind::Complete, self.id, &[], 0));
         self.timers.stop(Timer::Heartbeat);
         self.timers.stop(Timer::Inactivity);
-        self.timers.set(Timer::Complete, now + self.complete_spacing(shared.config, 0));
+        self.timers.set(
+            Timer::Complete,
+            now + self.complete_spacing(shared.config, 0),
+        );
         let snapshot = self.snapshot(now);
-        shared.events.push_back(Event::Finished { tag: self.tag, snapshot, result: Ok(()) });
+        shared.events.push_back(Event::Finished {
+            tag: self.tag,
+            snapshot,
+            result: Ok(()),
+        });
     }
 
-    /// Stored bytes make room for more.
-    pub(super) fn on_stored(&mut self, len: usize) {
+    /// Stored bytes make room for more; a sender that was told of little hears when there is plenty again.
+    pub(super) fn on_stored(&mut self, len: usize, config: &Config) {
         self.unstored = self.unstored.saturating_sub(len);
         self.stored_since_beat += len as u64;
+        if self.throttled && self.unstored < config.unstored_memory / 4 {
+            self.throttled = false;
+            self.beat.due = self.extended && self.state == State::Receiving;
+        }
     }
 
     /// DATA or PARITY. `datagram` is the whole of it; opened in place. `false` when it is not authentic or makes no
     /// sense for this session.
-    pub(super) fn on_packet(&mut self, now: Instant, header: &Header, datagram: &mut [u8], shared: &mut Shared<'_>) -> bool {
+    pub(super) fn on_packet(
+        &mut self,
+        now: Instant,
+        header: &Header,
+        datagram: &mut [u8],
+        shared: &mut Shared<'_>,
+    ) -> bool {
         match self.state {
             State::Offered | State::Receiving => {}
             State::Verifying => {
                 shared.counters.add(Counter::Late, 1);
                 return true;
             }
-            State::Complete { .. } | State::Lingering { .. } => {
+            State::Complete { .. } | State::Lingering => {
                 shared.counters.add(Counter::Late, 1);
                 self.remind(now);
                 return true;
@@ -293,11 +382,19 @@ impl Receiver {
         let arrival = match header.kind {
             Kind::Parity => {
                 self.parities += 1;
-                self.blocks.parity(now, header.block, header.seq as u8, body, shared.pool, &mut runs)
+                self.blocks.parity(
+                    now,
+                    header.block,
+                    header.seq as u8,
+                    body,
+                    shared.pool,
+                    &mut runs,
+                )
             }
             _ => {
                 self.data += 1;
-                self.blocks.data(now, header.seq, body, shared.pool, &mut runs)
+                self.blocks
+                    .data(now, header.seq, body, shared.pool, &mut runs)
             }
         };
         match arrival {
@@ -307,7 +404,11 @@ impl Receiver {
         }
         for Run { offset, bytes } in runs.drain(..) {
             self.unstored += bytes.len();
-            shared.events.push_back(Event::Chunk { tag: self.tag, offset, bytes });
+            shared.events.push_back(Event::Chunk {
+                tag: self.tag,
+                offset,
+                bytes,
+            });
         }
         *shared.runs = runs;
         if self.blocks.complete() && self.state == State::Receiving {
@@ -345,7 +446,9 @@ impl Receiver {
                     return None;
                 }
                 let sealed = body.get_mut(..want + TAG)?;
-                opener.open(keys::nonce(header), head, sealed).map(|plain| &*plain)
+                opener
+                    .open(keys::nonce(header), head, sealed)
+                    .map(|plain| &*plain)
             }
         }
     }
@@ -365,8 +468,8 @@ impl Receiver {
         let train = &mut self.train;
         if header.flags & flag::CALIBRATION != 0 && !train.ended {
             train.count += 1;
-            train.first.get_or_insert(now);
-            train.last = Some(now);
+            train.first.get_or_insert((header.seq, now));
+            train.last = Some((header.seq, now));
             if train.count == TRAIN {
                 train.ended = true;
                 self.beat.due = self.state == State::Receiving;
@@ -378,7 +481,10 @@ impl Receiver {
         if self.state == State::Receiving && (first || self.beat.idle) {
             self.beat.idle = false;
             let at = self.beat.last.max(now) + self.interval();
-            let sooner = self.timers.when(Timer::Heartbeat).is_none_or(|due| at < due);
+            let sooner = self
+                .timers
+                .when(Timer::Heartbeat)
+                .is_none_or(|due| at < due);
             if sooner {
                 self.timers.set(Timer::Heartbeat, at);
             }
@@ -386,28 +492,43 @@ impl Receiver {
     }
 
     /// A sender's own control packets: its completion (a later daemon's habit), its end, its refusal.
-    pub(super) fn on_control(&mut self, now: Instant, header: &Header, payload: &[u8], shared: &mut Shared<'_>) {
+    pub(super) fn on_control(
+        &mut self,
+        now: Instant,
+        header: &Header,
+        datagram: &[u8],
+        shared: &mut Shared<'_>,
+    ) {
+        let Some(payload) = exact(header, datagram) else {
+            shared.counters.add(Counter::Malformed, 1);
+            return;
+        };
         match (header.kind, self.state) {
             (Kind::AckClose, State::Complete { .. }) => {
                 if self.extended {
                     // The echo lets the sender go at once; ours then has nothing to wait for either.
-                    self.outgoing.push_back(control(Kind::AckClose, self.id, &[], 0));
-                    self.state = State::Lingering { reject: None };
-                    self.timers.set(Timer::Linger, now + Duration::from_millis(20));
+                    self.outgoing
+                        .push_back(control(Kind::AckClose, self.id, &[], 0));
+                    self.state = State::Lingering;
+                    self.timers
+                        .set(Timer::Linger, now + Duration::from_millis(20));
                     self.timers.stop(Timer::Complete);
                 } else {
-                    self.linger(now, None, shared);
+                    self.linger(now, shared);
                 }
             }
-            (Kind::Complete, State::Complete { .. } | State::Lingering { reject: None }) => {
+            (Kind::Complete, State::Complete { .. } | State::Lingering)
+                if self.verdict == Some(Ok(())) =>
+            {
                 if self.may_answer(now) {
-                    self.outgoing.push_back(control(Kind::AckClose, self.id, &[], 0));
+                    self.outgoing
+                        .push_back(control(Kind::AckClose, self.id, &[], 0));
                 }
             }
             (Kind::Complete, State::Receiving | State::Verifying) => self.answer(now),
             (Kind::Reject, State::Offered | State::Receiving) => {
                 let reason = Reason(payload.first().copied().unwrap_or(0));
-                self.end(now, Err(Failure::Refused(reason)), None, shared);
+                self.end(now, Err(Failure::Refused(reason)), shared);
             }
             _ => shared.counters.add(Counter::Unexpected, 1),
         }
@@ -416,16 +537,20 @@ impl Receiver {
     pub(super) fn on_timeout(&mut self, now: Instant, shared: &mut Shared<'_>) {
         if self.timers.expire(Timer::Heartbeat, now) {
             self.beat.due = true;
+            self.repeat_accept(now);
         }
         if self.timers.expire(Timer::Progress, now) {
             self.timers.set(Timer::Progress, now + PROGRESS);
             let snapshot = self.snapshot(now);
-            shared.events.push_back(Event::Progress { tag: self.tag, snapshot });
+            shared.events.push_back(Event::Progress {
+                tag: self.tag,
+                snapshot,
+            });
         }
         if self.timers.expire(Timer::Inactivity, now) {
             let dead = self.arrivals.last + self.inactivity(shared.config);
             if dead <= now {
-                self.end(now, Err(Failure::Silent), None, shared);
+                self.end(now, Err(Failure::Silent), shared);
             } else {
                 self.timers.set(Timer::Inactivity, dead);
             }
@@ -434,13 +559,21 @@ impl Receiver {
             && let State::Complete { resent } = self.state
         {
             // Faster retries between two fulmars add up to the same patience.
-            let limit = if self.extended { shared.config.complete_retries + 3 } else { shared.config.complete_retries };
+            let limit = if self.extended {
+                shared.config.complete_retries + 3
+            } else {
+                shared.config.complete_retries
+            };
             if resent >= limit {
-                self.linger(now, None, shared);
+                self.linger(now, shared);
             } else {
                 self.state = State::Complete { resent: resent + 1 };
-                self.outgoing.push_back(control(Kind::Complete, self.id, &[], 0));
-                self.timers.set(Timer::Complete, now + self.complete_spacing(shared.config, resent + 1));
+                self.outgoing
+                    .push_back(control(Kind::Complete, self.id, &[], 0));
+                self.timers.set(
+                    Timer::Complete,
+                    now + self.complete_spacing(shared.config, resent + 1),
+                );
             }
         }
         if self.timers.expire(Timer::Linger, now) {
@@ -455,12 +588,19 @@ impl Receiver {
     }
 
     /// Appends one datagram, if one is due.
-    pub(super) fn poll_transmit(&mut self, now: Instant, buf: &mut Vec<u8>, shared: &mut Shared<'_>) -> bool {
+    pub(super) fn poll_transmit(
+        &mut self,
+        now: Instant,
+        buf: &mut Vec<u8>,
+        shared: &mut Shared<'_>,
+    ) -> bool {
         if let Some(bytes) = self.outgoing.pop_front() {
             buf.extend_from_slice(&bytes);
             return true;
         }
-        if !std::mem::take(&mut self.beat.due) || !matches!(self.state, State::Receiving | State::Verifying) {
+        if !std::mem::take(&mut self.beat.due)
+            || !matches!(self.state, State::Receiving | State::Verifying)
+        {
             return false;
         }
         self.write_beat(now, buf, shared);
@@ -482,28 +622,39 @@ impl Receiver {
         shared.events.push_back(Event::Received { tag: self.tag });
     }
 
-    fn end(&mut self, now: Instant, result: Result<(), Failure>, reject: Option<Reason>, shared: &mut Shared<'_>) {
-        let snapshot = Snapshot { phase: Phase::Lingering, ..self.snapshot(now) };
-        shared.events.push_back(Event::Finished { tag: self.tag, snapshot, result });
-        self.linger(now, reject, shared);
+    fn end(&mut self, now: Instant, result: Result<(), Failure>, shared: &mut Shared<'_>) {
+        let snapshot = Snapshot {
+            phase: Phase::Lingering,
+            ..self.snapshot(now)
+        };
+        shared.events.push_back(Event::Finished {
+            tag: self.tag,
+            snapshot,
+            result,
+        });
+        self.linger(now, shared);
     }
 
-    fn linger(&mut self, now: Instant, reject: Option<Reason>, shared: &mut Shared<'_>) {
+    fn linger(&mut self, now: Instant, shared: &mut Shared<'_>) {
         self.blocks.clear(shared.pool);
         self.opener = None;
-        self.state = State::Lingering { reject };
+        self.state = State::Lingering;
         self.timers = Timers::new();
         self.beat.due = false;
         self.timers.set(Timer::Linger, now + shared.config.linger);
     }
 
+    /// How it ended, as the packet that says so; `None` while it has not, or when nobody need know.
+    pub(super) fn verdict(&self) -> Option<Vec<u8>> {
+        Some(match self.verdict? {
+            Ok(()) => control(Kind::Complete, self.id, &[], 0),
+            Err(reason) => control(Kind::Reject, self.id, &[reason.0], 0),
+        })
+    }
+
     /// A straggler shows that the sender does not know how it ended: tell it again, seldom.
     fn remind(&mut self, now: Instant) {
-        let bytes = match self.state {
-            State::Complete { .. } | State::Lingering { reject: None } => control(Kind::Complete, self.id, &[], 0),
-            State::Lingering { reject: Some(reason) } => control(Kind::Reject, self.id, &[reason.0], 0),
-            State::Offered | State::Receiving | State::Verifying | State::Closed => return,
-        };
+        let Some(bytes) = self.verdict() else { return };
         if self.may_answer(now) {
             self.outgoing.push_back(bytes);
         }
@@ -528,7 +679,15 @@ impl Receiver {
             self.beat.loss = loss;
         }
         let contiguous = self.blocks.contiguous();
-        let nacks = if self.state == State::Receiving { self.missing(now, contiguous) } else { Vec::new() };
+        let nacks = if self.state == State::Receiving {
+            self.missing(now, contiguous)
+        } else {
+            Vec::new()
+        };
+        let feedback = self.feedback(now, shared.config);
+        let extension = self
+            .extended
+            .then(|| extension(shared.config, Some(feedback)));
         let beat = Heartbeat {
             delivery: saturate(self.beat.delivery),
             flush: saturate(flush),
@@ -537,13 +696,17 @@ impl Receiver {
             dispersion: self.train.dispersion(),
             contiguous: contiguous.saturating_sub(1),
             nacks,
-            extension: self.extended.then(|| extension(shared.config, Some(self.feedback(now)))),
+            extension,
         };
         let before = buf.len();
         beat.encode(self.id, self.layout, buf);
         self.beat.len = buf.len() - before;
         if matches!(self.state, State::Receiving | State::Verifying) {
-            let next = if self.arrivals.count == 0 { FIRST_BEATS } else { self.interval() };
+            let next = if self.arrivals.count == 0 {
+                FIRST_BEATS
+            } else {
+                self.interval()
+            };
             self.timers.set(Timer::Heartbeat, now + next);
         }
     }
@@ -552,7 +715,8 @@ impl Receiver {
         let mut list = Vec::new();
         let interval = self.interval();
         if !self.extended {
-            self.blocks.missing(now, contiguous, interval * 2, NACKS, &mut list);
+            self.blocks
+                .missing(now, contiguous, interval * 2, NACKS, &mut list);
             return list;
         }
         let limit = (DATAGRAM_MAX - HEADER - 36 - EXTENSION_MAX) / 8;
@@ -561,24 +725,29 @@ impl Receiver {
         self.blocks.missing(now, from, quiet, limit, &mut list);
         if list.len() < limit && from > contiguous {
             let mut wrapped = Vec::new();
-            self.blocks.missing(now, contiguous, quiet, limit - list.len(), &mut wrapped);
+            self.blocks
+                .missing(now, contiguous, quiet, limit - list.len(), &mut wrapped);
             list.extend(wrapped.into_iter().take_while(|seq| *seq < from));
         }
         self.beat.cursor = list.last().map_or(0, |seq| seq + 1);
         list
     }
 
-    fn feedback(&self, now: Instant) -> Feedback {
+    fn feedback(&mut self, now: Instant, config: &Config) -> Feedback {
+        let room = config.unstored_memory.saturating_sub(self.unstored) / self.chunk;
+        self.throttled = room * self.chunk < config.unstored_memory / 2;
         let held = now.duration_since(self.arrivals.highest_at).as_micros();
         Feedback {
             received: self.arrivals.count,
-            at: u64::try_from(self.arrivals.last.duration_since(self.started).as_nanos()).unwrap_or(u64::MAX),
+            at: u64::try_from(self.arrivals.last.duration_since(self.started).as_nanos())
+                .unwrap_or(u64::MAX),
             highest: self.arrivals.highest,
             held: u32::try_from(held).unwrap_or(u32::MAX),
+            room: u32::try_from(room).unwrap_or(u32::MAX),
         }
     }
 
-    /// Time to the next heartbeat: the table's (7.1); between two fulmars as short as one hundredth of the arriving
+    /// Time to the next heartbeat: the table's (7.1); between two fulmars as short as one 64th of the arriving
     /// bytes pays for, and not shorter than a millisecond.
     fn interval(&self) -> Duration {
         let table = table_interval(self.beat.delivery);
@@ -586,12 +755,15 @@ impl Receiver {
             return table;
         }
         let cost = (self.beat.len.max(HEADER + 36) + 28) as f64;
-        let pays = Duration::try_from_secs_f64(FEEDBACK_COST * cost / self.beat.smooth.max(1.0)).unwrap_or(table);
+        let pays = Duration::try_from_secs_f64(FEEDBACK_COST * cost / self.beat.smooth.max(1.0))
+            .unwrap_or(table);
         pays.clamp(Duration::from_millis(1), table)
     }
 
     fn inactivity(&self, config: &Config) -> Duration {
-        config.inactivity.max(table_interval(self.beat.delivery) * 5)
+        config
+            .inactivity
+            .max(table_interval(self.beat.delivery) * 5)
     }
 
     fn complete_spacing(&self, config: &Config, resent: u32) -> Duration {
@@ -608,7 +780,7 @@ impl Receiver {
                 State::Offered => Phase::Connecting,
                 State::Receiving => Phase::Transferring,
                 State::Verifying => Phase::Verifying,
-                State::Complete { .. } | State::Lingering { .. } | State::Closed => Phase::Lingering,
+                State::Complete { .. } | State::Lingering | State::Closed => Phase::Lingering,
             },
             size: self.request.size,
             done: self.blocks.bytes_in(),
@@ -627,19 +799,27 @@ impl Receiver {
 }
 
 impl Train {
-    /// Time from the first to the last packet of the burst; scaled when some were lost; 0 when fewer than two came.
+    /// Time the whole burst took or would have taken: what lies between the first and the last packet that came,
+    /// scaled to the chunks lost before and behind them. 0 when fewer than two came in order.
     fn dispersion(&self) -> u64 {
-        let (Some(first), Some(last)) = (self.first, self.last) else { return 0 };
-        if self.count < 2 || !self.ended {
+        let (Some((from, first)), Some((to, last))) = (self.first, self.last) else {
+            return 0;
+        };
+        if to <= from || !self.ended {
             return 0;
         }
-        let nanos = last.duration_since(first).as_nanos() * u128::from(TRAIN - 1) / u128::from(self.count - 1);
+        let nanos =
+            last.duration_since(first).as_nanos() * u128::from(TRAIN - 1) / u128::from(to - from);
         u64::try_from(nanos).unwrap_or(u64::MAX)
     }
 }
 
 fn extension(config: &Config, feedback: Option<Feedback>) -> Extension {
-    Extension { features: feature::ALL, socket_datagrams: config.socket_datagrams, feedback }
+    Extension {
+        features: feature::ALL,
+        socket_datagrams: config.socket_datagrams,
+        feedback,
+    }
 }
 
 fn saturate(rate: f64) -> u32 {
@@ -650,6 +830,8 @@ fn saturate(rate: f64) -> u32 {
 const TRAIN: u64 = 10;
 /// Spacing of heartbeats before the first valid packet: they go to an address that proved nothing (19.5).
 const FIRST_BEATS: Duration = Duration::from_secs(1);
+/// Spacing of the first repetition of SESSION_ACCEPT.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(150);
 /// Answers to repeated requests and stragglers are not sent more often.
 const ANSWER_SPACING: Duration = Duration::from_millis(100);
 /// How often the application hears.
@@ -657,7 +839,7 @@ const PROGRESS: Duration = Duration::from_millis(100);
 /// A block quiet for this long, at least, is asked for again although its successors have not come.
 const QUIET: Duration = Duration::from_millis(10);
 /// One heartbeat byte per this many arriving ones.
-const FEEDBACK_COST: f64 = 100.0;
+const FEEDBACK_COST: f64 = 64.0;
 /// Life of a session that never saw a valid packet, when room is short.
 const HALF_OPEN: Duration = Duration::from_secs(3);
 /// Control packets that may wait.

@@ -67,7 +67,9 @@ impl Transfer {
         let b = world.add(self.receiver.clone());
         let (up, down) = world.net.connect(a, b, self.up.clone(), self.down.clone());
         let flow = world.send(a, b, self.size, self.encrypt);
-        world.run_until(self.limit, |world| world.flow(flow).sent.is_some() && world.flow(flow).received.is_some());
+        world.run_until(self.limit, |world| {
+            world.flow(flow).sent.is_some() && world.flow(flow).received.is_some()
+        });
         let it = world.flow(flow);
         Outcome {
             received_after: it.received_after,
@@ -149,7 +151,10 @@ impl World {
 
     /// Adds a host with an HP-UDP endpoint; its nonces are watched.
     pub fn add(&mut self, config: Config) -> NodeId {
-        let addr = SocketAddr::from(([10, 0, (self.nodes.len() >> 8) as u8, self.nodes.len() as u8], 9000));
+        let addr = SocketAddr::from((
+            [10, 0, (self.nodes.len() >> 8) as u8, self.nodes.len() as u8],
+            9000,
+        ));
         let mut seed = [0; 32];
         self.rng.fill(&mut seed);
         let mut endpoint = Endpoint::new(config, seed);
@@ -180,8 +185,20 @@ impl World {
             receiver: Snapshot::default(),
         };
         self.flows.insert(id, flow);
-        let request = Request { to: self.net.addr(to), name: format!("{}", id.0), size, hash: content, encrypt };
-        self.net.command(from, Command::Send { tag: Tag(id.0), request });
+        let request = Request {
+            to: self.net.addr(to),
+            name: format!("{}", id.0),
+            size,
+            hash: content,
+            encrypt,
+        };
+        self.net.command(
+            from,
+            Command::Send {
+                tag: Tag(id.0),
+                request,
+            },
+        );
         self.pump();
         id
     }
@@ -225,16 +242,36 @@ impl World {
     fn answer(&mut self, node: NodeId, event: Event) -> Option<Command> {
         let now = self.net.now();
         match event {
-            Event::Want { tag, offset, len, mut buffer } => {
+            Event::Want {
+                tag,
+                offset,
+                len,
+                mut buffer,
+            } => {
                 buffer.resize(len, 0);
                 fill(self.flows[&FlowId(tag.0)].content, offset, &mut buffer);
-                Some(Command::Supply { tag, offset, bytes: buffer })
+                Some(Command::Supply {
+                    tag,
+                    offset,
+                    bytes: buffer,
+                })
             }
-            Event::Offered { tag, name, size, hash, .. } => {
-                let id = String::from_utf8(name).ok().and_then(|name| name.parse().ok()).map(FlowId)?;
+            Event::Offered {
+                tag,
+                name,
+                size,
+                hash,
+                ..
+            } => {
+                let id = String::from_utf8(name)
+                    .ok()
+                    .and_then(|name| name.parse().ok())
+                    .map(FlowId)?;
                 let flow = self.flows.get_mut(&id)?;
-                let ours = flow.size == size && flow.content == hash && flow.tag_at_receiver.is_none();
-                ours.then(|| flow.tag_at_receiver = Some(tag)).map(|()| Command::Accept { tag })
+                let ours =
+                    flow.size == size && flow.content == hash && flow.tag_at_receiver.is_none();
+                ours.then(|| flow.tag_at_receiver = Some(tag))
+                    .map(|()| Command::Accept { tag })
             }
             Event::Chunk { tag, offset, bytes } => {
                 let mut want = std::mem::take(&mut self.scratch);
@@ -249,7 +286,11 @@ impl World {
                 flow.bytes += bytes.len() as u64;
                 self.scratch = want;
                 let len = bytes.len();
-                Some(Command::Stored { tag, buffer: bytes, len })
+                Some(Command::Stored {
+                    tag,
+                    buffer: bytes,
+                    len,
+                })
             }
             Event::Received { tag } => {
                 let good = self.of_receiver(node, tag)?.verify(now);
@@ -262,7 +303,11 @@ impl World {
                 }
                 None
             }
-            Event::Finished { tag, snapshot, result } => {
+            Event::Finished {
+                tag,
+                snapshot,
+                result,
+            } => {
                 match self.of_receiver(node, tag) {
                     Some(flow) => (flow.receiver, flow.received) = (snapshot, Some(result)),
                     None => {
@@ -277,11 +322,15 @@ impl World {
     }
 
     fn of_receiver(&mut self, node: NodeId, tag: Tag) -> Option<&mut Flow> {
-        self.flows.values_mut().find(|flow| flow.to == node && flow.tag_at_receiver == Some(tag))
+        self.flows
+            .values_mut()
+            .find(|flow| flow.to == node && flow.tag_at_receiver == Some(tag))
     }
 
     fn of_sender(&mut self, node: NodeId, tag: Tag) -> Option<&mut Flow> {
-        self.flows.get_mut(&FlowId(tag.0)).filter(|flow| flow.from == node)
+        self.flows
+            .get_mut(&FlowId(tag.0))
+            .filter(|flow| flow.from == node)
     }
 }
 

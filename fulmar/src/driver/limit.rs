@@ -17,7 +17,7 @@ use fulmar_proto::engine::Bitrate;
 use polling::Poller;
 
 use super::GATHER_BULK;
-use super::socket::{Inbox, SEND_MAX, Socket};
+use super::socket::{Inbox, Socket};
 use super::stats::{Counters, Stats};
 
 /// What [`raw_limit`] measured.
@@ -53,7 +53,7 @@ pub fn raw_limit(duration: Duration) -> io::Result<RawLimit> {
     let mut sender = Socket::bind(loopback)?;
     let mut receiver = Socket::bind(loopback)?;
     let to = receiver.local_addr();
-    let segments = (SEND_MAX / DATAGRAM).min(sender.max_segments());
+    let segments = sender.max_segments();
     let over = Arc::new(AtomicBool::new(false));
 
     let poller = Arc::new(Poller::new()?);

@@ -81,7 +81,7 @@ impl Socket {
             .local_addr()?
             .as_socket()
             .ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let segments = state.max_gso_segments().max(1);
+        let segments = state.max_gso_segments().clamp(1, SEGMENTS_MAX);
         Ok(Self {
             io,
             state,
@@ -278,6 +278,11 @@ impl Inbox {
         }
     }
 
+    /// Batches it has room for; as many received means that more may wait.
+    pub(super) fn rooms(&self) -> usize {
+        BATCH
+    }
+
     /// Every datagram of the batch, in order of arrival. Empty ones mean nothing in any protocol, and ones from
     /// port 0 cannot be answered; both are passed over.
     pub(super) fn each(&mut self, mut take: impl FnMut(Meta, &mut [u8])) {
@@ -379,6 +384,8 @@ fn mapped(addr: SocketAddr) -> SocketAddr {
 pub const BUFFER_WANTED: usize = 16 << 20;
 /// Largest UDP payload of one send, segments together.
 pub(super) const SEND_MAX: usize = 65_507;
+/// Segments that fit one send at any size an Ethernet carries. The kernel takes 64, but not of full ones.
+const SEGMENTS_MAX: usize = SEND_MAX / 1472;
 /// Receive rooms of one system call; more only pushes the first out of the cache before it is read.
 const BATCH: usize = 16;
 /// Bytes of one receive room: the largest merged batch the kernel hands up.
