@@ -1,6 +1,8 @@
 //! fulmar: files over bad networks.
 #![deny(unsafe_code)]
 
+pub mod config;
+pub mod demo;
 pub mod driver;
 pub mod file;
 pub mod transfer;

@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::ops::Bound;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::blocks::{Pool, Run};
-use super::config::{Config, FILE_MAX, HEADER, NAME_MAX};
+use super::config::{Config, FILE_MAX, NAME_MAX};
 use super::packet::{Header, Kind, SessionReq, control, feature};
 use super::receiver::Receiver;
 use super::sender::Sender;
@@ -24,11 +24,12 @@ pub struct Endpoint {
     entropy: Entropy,
     sessions: BTreeMap<Key, Session>,
     tags: BTreeMap<Tag, Key>,
-    /// Numbers of ended sessions, until when they may not be used again (4.1).
-    reserved: BTreeMap<Key, Instant>,
-    /// Refusals on their way: they need no session.
-    refusals: VecDeque<(SocketAddr, Vec<u8>)>,
-    refused_at: Option<Instant>,
+    /// Ended sessions: their numbers may not be used again for a while (4.1), and a sender that has not heard how it
+    /// ended is still told.
+    ended: BTreeMap<Key, Ended>,
+    /// Refusals and verdicts on their way: they need no session.
+    replies: VecDeque<(SocketAddr, Vec<u8>)>,
+    replied_at: Option<Instant>,
     events: VecDeque<Event>,
     pool: Pool,
     runs: Vec<Run>,
@@ -41,6 +42,14 @@ pub struct Endpoint {
 
 /// A session is known by its peer and its number (2.4).
 type Key = (SocketAddr, u32);
+
+#[derive(Debug)]
+struct Ended {
+    until: Instant,
+    verdict: Option<Vec<u8>>,
+    /// A straggler draws no answer before.
+    quiet_until: Instant,
+}
 
 #[derive(Debug)]
 enum Session {
@@ -58,9 +67,9 @@ impl Endpoint {
             entropy: Entropy { seed, drawn: 0 },
             sessions: BTreeMap::new(),
             tags: BTreeMap::new(),
-            reserved: BTreeMap::new(),
-            refusals: VecDeque::new(),
-            refused_at: None,
+            ended: BTreeMap::new(),
+            replies: VecDeque::new(),
+            replied_at: None,
             events: VecDeque::new(),
             runs: Vec::new(),
             counters: Counters::new(),
@@ -109,18 +118,44 @@ impl Endpoint {
         };
         let result = call(session, &mut shared);
         if session.is_closed() {
+            let verdict = match session {
+                Session::Receiver(it) => it.verdict(),
+                Session::Sender(_) => None,
+            };
             self.tags.remove(&session.tag());
             self.sessions.remove(&key);
-            self.reserve(now, key);
+            self.bury(now, key, verdict);
         }
         Some(result)
     }
 
-    fn reserve(&mut self, now: Instant, key: Key) {
-        self.reserved.retain(|_, until| *until > now);
-        if self.reserved.len() < RESERVED {
-            self.reserved.insert(key, now + self.config.reserve);
+    fn bury(&mut self, now: Instant, key: Key, verdict: Option<Vec<u8>>) {
+        self.ended.retain(|_, ended| ended.until > now);
+        if self.ended.len() < ENDED {
+            let patience = verdict.as_ref().map(|_| self.config.probe_timeout);
+            let until = now + self.config.reserve.max(patience.unwrap_or_default());
+            let ended = Ended {
+                until,
+                verdict,
+                quiet_until: now,
+            };
+            self.ended.insert(key, ended);
         }
+    }
+
+    /// A chunk of an ended session: its sender has not heard the end.
+    fn on_straggler(&mut self, now: Instant, key: Key) -> bool {
+        let Some(ended) = self.ended.get_mut(&key).filter(|ended| ended.until > now) else {
+            return false;
+        };
+        if let Some(verdict) = ended.verdict.as_ref().filter(|_| ended.quiet_until <= now) {
+            ended.quiet_until = now + STRAGGLERS;
+            if self.replies.len() < REPLIES {
+                self.replied_at = Some(now);
+                self.replies.push_back((key.0, verdict.clone()));
+            }
+        }
+        true
     }
 
     fn send(&mut self, now: Instant, tag: Tag, request: Request) {
@@ -128,7 +163,7 @@ impl Endpoint {
         while self
             .sessions
             .keys()
-            .chain(self.reserved.keys())
+            .chain(self.ended.keys())
             .any(|key| key.1 == id)
         {
             id = self.entropy.u64() as u32;
@@ -149,8 +184,8 @@ impl Endpoint {
         self.sessions.insert(key, Session::Sender(Box::new(sender)));
     }
 
-    fn on_request(&mut self, now: Instant, from: SocketAddr, header: &Header, rest: &[u8]) {
-        let Some(request) = SessionReq::parse(header, rest) else {
+    fn on_request(&mut self, now: Instant, from: SocketAddr, header: &Header, datagram: &[u8]) {
+        let Some(request) = SessionReq::parse(header, datagram) else {
             self.counters.add(Counter::Malformed, 1);
             return;
         };
@@ -162,9 +197,9 @@ impl Endpoint {
             return;
         }
         if let Err(reason) = self.admit(now, key, &request) {
-            if self.refusals.len() < REFUSALS {
-                self.refused_at = Some(now);
-                self.refusals
+            if self.replies.len() < REPLIES {
+                self.replied_at = Some(now);
+                self.replies
                     .push_back((from, control(Kind::Reject, key.1, &[reason.0], 0)));
             }
             return;
@@ -200,7 +235,7 @@ impl Endpoint {
 
     /// Whether a request may become a session (4.1, 4.2).
     fn admit(&mut self, now: Instant, key: Key, request: &SessionReq) -> Result<(), Reason> {
-        let reserved = self.reserved.get(&key).is_some_and(|until| *until > now);
+        let reserved = self.ended.get(&key).is_some_and(|ended| ended.until > now);
         if self.sessions.contains_key(&key) || reserved {
             return Err(Reason::COLLISION);
         }
@@ -260,9 +295,7 @@ impl Endpoint {
             return;
         };
         let proved = self.with(now, old, |session, shared| match session {
-            Session::Sender(it) => {
-                it.on_heartbeat_from_elsewhere(now, header, &datagram[HEADER..], shared)
-            }
+            Session::Sender(it) => it.on_heartbeat_from_elsewhere(now, header, datagram, shared),
             Session::Receiver(it) => it.on_packet(now, header, datagram, shared),
         });
         let new = (from, header.session);
@@ -290,15 +323,20 @@ impl engine::Endpoint for Endpoint {
 
     fn handle_datagram(&mut self, now: Instant, meta: Meta, payload: &mut [u8]) {
         self.counters.add(Counter::Datagrams, 1);
-        let Some((header, rest)) = Header::parse(payload) else {
+        let Some((header, _)) = Header::parse(payload) else {
             self.counters.add(Counter::Malformed, 1);
             return;
         };
         if header.kind == Kind::SessionReq {
-            return self.on_request(now, meta.from, &header, rest);
+            return self.on_request(now, meta.from, &header, payload);
         }
         let key = (meta.from, header.session);
         if !self.sessions.contains_key(&key) {
+            let chunk = matches!(header.kind, Kind::Data | Kind::Parity);
+            if chunk && self.on_straggler(now, key) {
+                self.counters.add(Counter::Late, 1);
+                return;
+            }
             return self.on_rebound(now, meta.from, &header, payload);
         }
         self.with(now, key, |session, shared| {
@@ -355,7 +393,7 @@ impl engine::Endpoint for Endpoint {
         max_segments: usize,
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
-        if let Some((to, bytes)) = self.refusals.pop_front() {
+        if let Some((to, bytes)) = self.replies.pop_front() {
             buf.extend_from_slice(&bytes);
             return Some(Transmit {
                 to,
@@ -399,8 +437,8 @@ impl engine::Endpoint for Endpoint {
             Session::Sender(it) => it.deadline(),
             Session::Receiver(it) => it.deadline(),
         });
-        let refusals = self.refused_at.filter(|_| !self.refusals.is_empty());
-        sessions.chain(refusals).min()
+        let replies = self.replied_at.filter(|_| !self.replies.is_empty());
+        sessions.chain(replies).min()
     }
 }
 
@@ -438,16 +476,16 @@ impl Session {
                 it.on_packet(now, header, datagram, shared);
             }
             (Self::Receiver(it), Kind::Complete | Kind::AckClose | Kind::Reject) => {
-                it.on_control(now, header, &datagram[HEADER..], shared);
+                it.on_control(now, header, datagram, shared);
             }
             (Self::Sender(it), Kind::Heartbeat) => {
-                it.on_heartbeat(now, header, &datagram[HEADER..], shared);
+                it.on_heartbeat(now, header, datagram, shared);
             }
             (
                 Self::Sender(it),
                 Kind::SessionAccept | Kind::Complete | Kind::AckClose | Kind::Reject,
             ) => {
-                it.on_control(now, header, &datagram[HEADER..], shared);
+                it.on_control(now, header, datagram, shared);
             }
             _ => shared.counters.add(Counter::Unexpected, 1),
         }
@@ -460,7 +498,7 @@ impl Session {
             }
             (Self::Sender(it), Command::Abort { reason, .. }) => it.on_abort(now, reason, shared),
             (Self::Receiver(it), Command::Accept { .. }) => it.on_accept(now, shared),
-            (Self::Receiver(it), Command::Stored { len, .. }) => it.on_stored(len),
+            (Self::Receiver(it), Command::Stored { len, .. }) => it.on_stored(len, shared.config),
             (Self::Receiver(it), Command::Verified { .. }) => it.on_verified(now, shared),
             (Self::Receiver(it), Command::Abort { reason, .. }) => it.on_abort(now, reason, shared),
             // An answer to a question of the other role: late, after its session's name was used again.
@@ -510,7 +548,9 @@ impl std::fmt::Debug for Entropy {
 
 /// Sessions of any kind and state at once.
 const SESSIONS: usize = 1024;
-/// Ended sessions whose numbers are remembered.
-const RESERVED: usize = 1024;
-/// Refusals that wait to leave.
-const REFUSALS: usize = 64;
+/// Ended sessions that are remembered.
+const ENDED: usize = 1024;
+/// Stragglers of one ended session are not answered more often.
+const STRAGGLERS: Duration = Duration::from_millis(100);
+/// Such answers that wait to leave.
+const REPLIES: usize = 64;

@@ -28,6 +28,8 @@ struct Mark {
     stamp: u64,
     /// Packets that had left by then, this one included.
     sent: u64,
+    /// The packet left again under the same stamp: an echo no longer tells when (Karn).
+    again: bool,
 }
 
 impl Marks {
@@ -42,7 +44,7 @@ impl Marks {
             queue: VecDeque::new(),
             acked: Mark {
                 stamp: base,
-                sent: 0,
+                ..Mark::default()
             },
         }
     }
@@ -60,8 +62,16 @@ impl Marks {
         self.queue.push_back(Mark {
             stamp: self.last,
             sent: self.sent,
+            again: false,
         });
         self.last
+    }
+
+    /// A packet leaves again under the stamp it had.
+    pub(super) fn resend(&mut self, stamp: u64) {
+        if let Ok(at) = self.queue.binary_search_by_key(&stamp, |mark| mark.stamp) {
+            self.queue[at].again = true;
+        }
     }
 
     /// The last stamp issued.
@@ -89,8 +99,9 @@ impl Marks {
         self.started + Duration::from_nanos(stamp.saturating_sub(self.base))
     }
 
-    /// Takes an echo higher than any before: packets sent, and time passed at this side, since the last one.
-    fn ack(&mut self, stamp: u64) -> Option<(u64, Duration)> {
+    /// Takes an echo higher than any before: packets sent, and time passed at this side, since the last one,
+    /// and whether it measures the round trip.
+    fn ack(&mut self, stamp: u64) -> Option<(u64, Duration, bool)> {
         if stamp <= self.acked.stamp {
             return None;
         }
@@ -104,6 +115,7 @@ impl Marks {
         Some((
             mark.sent - before.sent,
             Duration::from_nanos(mark.stamp - before.stamp),
+            !mark.again,
         ))
     }
 
@@ -149,6 +161,7 @@ pub(super) struct Feedback {
     inferred: f64,
     data_before: u64,
     dispersed: bool,
+    room: Option<u32>,
 }
 
 impl Feedback {
@@ -163,6 +176,11 @@ impl Feedback {
     /// Packets of the calibration burst.
     pub(super) fn burst(&self) -> u64 {
         self.burst
+    }
+
+    /// Datagrams the receiver has room for beyond those it has answered for, if it tells.
+    pub(super) fn room(&self) -> Option<u32> {
+        self.room
     }
 
     /// File bytes a second at the receiver, as last reported.
@@ -224,6 +242,7 @@ impl Feedback {
         self.reported = f64::from(beat.loss) / 10_000.0;
         self.ever_reported |= beat.loss > 0;
         let counts = beat.extension.and_then(|extension| extension.feedback);
+        self.room = counts.map(|counts| counts.room);
         let (stamp, held) = match counts {
             Some(counts) => (
                 counts.highest,
@@ -231,14 +250,14 @@ impl Feedback {
             ),
             None => (beat.echo, Duration::ZERO),
         };
-        let (sent, over) = marks.ack(stamp)?;
+        let (sent, over, once) = marks.ack(stamp)?;
         self.echoed = stamp;
         self.open.sent += sent as f64;
         self.open.sent_over += over;
         let sample = now
             .saturating_duration_since(marks.time_of(stamp))
             .saturating_sub(held);
-        if sample >= RTT_MAX {
+        if sample >= RTT_MAX || !once {
             return None;
         }
         let sample = sample.max(RTT_MIN);
@@ -360,14 +379,19 @@ mod tests {
         let stamps: Vec<u64> = (0..100).map(|ms| marks.issue(at(ms))).collect();
         assert_eq!(
             marks.ack(stamps[49]).unwrap(),
-            (50, Duration::from_nanos(49_000_001))
+            (50, Duration::from_nanos(49_000_001), true)
         );
         assert_eq!(
             marks.ack(stamps[30]),
             None,
             "an older echo tells nothing new"
         );
-        assert_eq!(marks.ack(stamps[99]).unwrap().0, 50);
+        marks.resend(stamps[99]);
+        let (sent, _, once) = marks.ack(stamps[99]).unwrap();
+        assert!(
+            sent == 50 && !once,
+            "Karn: sent twice, so it measures nothing"
+        );
         let more: Vec<u64> = (100..110).map(|ms| marks.issue(at(ms))).collect();
         assert_eq!(marks.in_flight(at(110), Duration::from_secs(1)), 10);
         assert_eq!(

@@ -138,30 +138,28 @@ pub(super) struct SessionReq {
 impl SessionReq {
     /// The whole datagram, name terminator not counted unless `nul_counted` (3.1), extension block beyond it.
     pub(super) fn encode(&self, session: u32) -> Vec<u8> {
-        let mut payload = Vec::with_capacity(128);
-        payload.extend_from_slice(&self.size.to_be_bytes());
-        payload.extend_from_slice(&self.hash.to_be_bytes());
-        payload.extend_from_slice(&self.rate.to_be_bytes());
-        if let Some(key) = &self.key {
-            payload.extend_from_slice(key);
-        }
-        payload.extend_from_slice(&self.name);
-        let len = payload.len() + usize::from(self.nul_counted);
-        payload.push(0);
-        if let Some(extension) = &self.extension {
-            extension.encode(&mut payload);
-        }
+        let key = self.key.map_or(0, |key| key.len());
+        let len = 20 + key + self.name.len() + usize::from(self.nul_counted);
         let flags = if self.key.is_some() { flag::SEALED } else { 0 };
         let mut out = Header::control(Kind::SessionReq, session, len, flags)
             .encode()
             .to_vec();
-        out.append(&mut payload);
+        out.extend_from_slice(&self.size.to_be_bytes());
+        out.extend_from_slice(&self.hash.to_be_bytes());
+        out.extend_from_slice(&self.rate.to_be_bytes());
+        out.extend_from_slice(self.key.as_ref().map_or(&[], |key| &key[..]));
+        out.extend_from_slice(&self.name);
+        out.push(0);
+        if let Some(extension) = &self.extension {
+            extension.encode(&mut out);
+        }
         out
     }
 
     /// `None` also for the headerless parity that a known peer emits, which starts like a SESSION_REQ (6.6): a real
     /// one has no sequence, block or stamp, and nothing but a NUL and our block after its payload.
-    pub(super) fn parse(header: &Header, rest: &[u8]) -> Option<Self> {
+    pub(super) fn parse(header: &Header, datagram: &[u8]) -> Option<Self> {
+        let rest = datagram.get(HEADER..)?;
         if header.seq != 0 || header.block != 0 || header.stamp != 0 {
             return None;
         }
@@ -182,7 +180,7 @@ impl SessionReq {
         } else {
             beyond
         };
-        let extension = Extension::parse(beyond);
+        let extension = Extension::parse(datagram, beyond.len());
         if extension.is_none() && !beyond.is_empty() {
             return None;
         }
@@ -252,7 +250,8 @@ impl Heartbeat {
 
     /// Reads the payload in one field order; whether the values can be true is for the sender to judge, which
     /// tries both orders (7.2).
-    pub(super) fn parse(header: &Header, rest: &[u8], layout: Layout) -> Option<Self> {
+    pub(super) fn parse(header: &Header, datagram: &[u8], layout: Layout) -> Option<Self> {
+        let rest = datagram.get(HEADER..)?;
         let (payload, beyond) = rest.split_at_checked(usize::from(header.len))?;
         let (fixed, list) = payload.split_first_chunk::<FIXED>()?;
         let u64_at = |at: usize| {
@@ -276,7 +275,7 @@ impl Heartbeat {
             dispersion,
             contiguous,
             nacks: nacks.iter().map(|seq| u64::from_be_bytes(*seq)).collect(),
-            extension: Extension::parse(beyond),
+            extension: Extension::parse(datagram, beyond.len()),
         })
     }
 }
@@ -314,16 +313,21 @@ pub(super) struct Feedback {
     pub(super) highest: u64,
     /// Microseconds from that packet's arrival to this heartbeat.
     pub(super) held: u32,
+    /// Datagrams the receiver has room for beyond those counted here, storage being as far behind as it is.
+    pub(super) room: u32,
 }
 
 const MAGIC: [u8; 4] = *b"HPX1";
 const TLV_FEATURES: u8 = 0x01;
 const TLV_SOCKET: u8 = 0x04;
+const TLV_SUM: u8 = 0x05;
 const TLV_FEEDBACK: u8 = 0x10;
 /// Bytes of the largest block this version writes.
-pub(super) const EXTENSION_MAX: usize = 6 + 6 + 6 + 30;
+pub(super) const EXTENSION_MAX: usize = 6 + 6 + 6 + 34 + 6;
 
 impl Extension {
+    /// Appends the block to `out`, which holds the datagram so far: the block ends with a CRC-32 of all before it,
+    /// because nothing else guards a control packet against damage that slips past UDP's checksum.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(&MAGIC);
@@ -334,42 +338,53 @@ impl Extension {
             out.extend_from_slice(&self.socket_datagrams.to_be_bytes());
         }
         if let Some(feedback) = &self.feedback {
-            out.extend_from_slice(&[TLV_FEEDBACK, 28]);
+            out.extend_from_slice(&[TLV_FEEDBACK, 32]);
             out.extend_from_slice(&feedback.received.to_be_bytes());
             out.extend_from_slice(&feedback.at.to_be_bytes());
             out.extend_from_slice(&feedback.highest.to_be_bytes());
             out.extend_from_slice(&feedback.held.to_be_bytes());
+            out.extend_from_slice(&feedback.room.to_be_bytes());
         }
-        let len = (out.len() - start) as u16;
+        out.extend_from_slice(&[TLV_SUM, 4]);
+        let len = (out.len() + 4 - start) as u16;
         out[start + 4..start + 6].copy_from_slice(&len.to_be_bytes());
+        out.extend_from_slice(&crc32fast::hash(out).to_be_bytes());
     }
 
-    /// `None` when there is no block, or one that is cut short; unknown fields are skipped.
-    pub(super) fn parse(beyond: &[u8]) -> Option<Self> {
-        let (head, _) = beyond.split_first_chunk::<6>()?;
+    /// Reads the block in the last `beyond` bytes of a datagram. `None` when there is none, or a damaged one;
+    /// unknown fields, and padding behind the block, are skipped.
+    pub(super) fn parse(datagram: &[u8], beyond: usize) -> Option<Self> {
+        let start = datagram.len().checked_sub(beyond)?;
+        let head = datagram.get(start..)?.first_chunk::<6>()?;
         if head[..4] != MAGIC {
             return None;
         }
-        let mut fields = beyond.get(6..usize::from(u16::from_be_bytes([head[4], head[5]])))?;
+        let end = start + usize::from(u16::from_be_bytes([head[4], head[5]]));
+        let mut fields = datagram.get(start + 6..end)?;
         let mut out = Self::default();
+        let mut whole = false;
         while let Some((&[kind, len], rest)) = fields.split_first_chunk::<2>() {
             let (value, rest) = rest.split_at_checked(usize::from(len))?;
             fields = rest;
             match (kind, value.len()) {
                 (TLV_FEATURES, 4) => out.features = u32_of(value)?,
                 (TLV_SOCKET, 4) => out.socket_datagrams = u32_of(value)?,
-                (TLV_FEEDBACK, 28) => {
+                (TLV_FEEDBACK, 32) => {
                     out.feedback = Some(Feedback {
                         received: u64_of(value)?,
                         at: u64_of(value.get(8..)?)?,
                         highest: u64_of(value.get(16..)?)?,
                         held: u32_of(value.get(24..)?)?,
+                        room: u32_of(value.get(28..)?)?,
                     });
+                }
+                (TLV_SUM, 4) if rest.is_empty() => {
+                    whole = u32_of(value)? == crc32fast::hash(&datagram[..end - 4]);
                 }
                 _ => {}
             }
         }
-        Some(out)
+        whole.then_some(out)
     }
 
     pub(super) fn has(&self, bit: u32) -> bool {
@@ -392,6 +407,24 @@ pub(super) fn control(kind: Kind, session: u32, payload: &[u8], flags: u8) -> Ve
         .to_vec();
     out.extend_from_slice(payload);
     out
+}
+
+/// The payload of such a packet. `None` unless it has exactly the shape its kind has: one damaged bit must not turn a
+/// heartbeat or a chunk into a packet that ends a session.
+pub(super) fn exact<'a>(header: &Header, datagram: &'a [u8]) -> Option<&'a [u8]> {
+    let rest = datagram.get(HEADER..)?;
+    let (payload, beyond) = rest.split_at_checked(usize::from(header.len))?;
+    let zero = header.seq == 0 && header.block == 0 && header.stamp == 0;
+    let shape = match header.kind {
+        Kind::Reject => payload.len() == 1 && beyond.is_empty(),
+        Kind::Complete | Kind::AckClose => payload.is_empty() && beyond.is_empty(),
+        Kind::SessionAccept => {
+            let known = beyond.is_empty() || Extension::parse(datagram, beyond.len()).is_some();
+            payload.len() == 32 && header.sealed() && known
+        }
+        Kind::SessionReq | Kind::Data | Kind::Parity | Kind::Heartbeat => false,
+    };
+    (zero && shape).then_some(payload)
 }
 
 #[cfg(test)]
@@ -467,8 +500,8 @@ mod tests {
             (counted, request(None, true)),
             (sealed, request(Some(key), false)),
         ] {
-            let (header, rest) = Header::parse(&bytes).unwrap();
-            assert_eq!(SessionReq::parse(&header, rest), Some(want));
+            let (header, _) = Header::parse(&bytes).unwrap();
+            assert_eq!(SessionReq::parse(&header, &bytes), Some(want));
         }
     }
 
@@ -492,9 +525,9 @@ mod tests {
             let mut out = Vec::new();
             beat.encode(ID, layout, &mut out);
             assert_eq!(out, want);
-            let (header, rest) = Header::parse(&out).unwrap();
+            let (header, _) = Header::parse(&out).unwrap();
             assert_eq!(
-                Heartbeat::parse(&header, rest, layout).as_ref(),
+                Heartbeat::parse(&header, &out, layout).as_ref(),
                 Some(&beat)
             );
         }
@@ -536,8 +569,7 @@ mod tests {
         for (at, byte) in junk.iter_mut().enumerate().skip(4) {
             *byte = (at * 37 % 251) as u8;
         }
-        let parsed =
-            Header::parse(&junk).and_then(|(header, rest)| SessionReq::parse(&header, rest));
+        let parsed = Header::parse(&junk).and_then(|(header, _)| SessionReq::parse(&header, &junk));
         assert_eq!(parsed, None);
     }
 
@@ -545,12 +577,12 @@ mod tests {
         #[test]
         fn parsers_are_total(bytes in proptest::collection::vec(any::<u8>(), 0..1500)) {
             if let Some((header, rest)) = Header::parse(&bytes) {
-                let _ = SessionReq::parse(&header, rest);
-                let _ = Heartbeat::parse(&header, rest, Layout::Text);
-                let _ = Heartbeat::parse(&header, rest, Layout::Reference);
+                let _ = SessionReq::parse(&header, &bytes);
+                let _ = Heartbeat::parse(&header, &bytes, Layout::Text);
+                let _ = Heartbeat::parse(&header, &bytes, Layout::Reference);
                 let _ = header.sealed_plaintext_len(rest.len());
             }
-            let _ = Extension::parse(&bytes);
+            let _ = Extension::parse(&bytes, bytes.len() / 2);
         }
 
         #[test]
@@ -563,25 +595,25 @@ mod tests {
         #[test]
         fn request_and_heartbeat_round_trip(
             name in "[a-z]{1,64}", size: u64, hash: u64, rate: u32, key: Option<[u8; 32]>, nul_counted: bool,
-            features: u32, socket_datagrams: u32, received: u64, at: u64, highest: u64, held: u32,
+            features: u32, socket_datagrams: u32, received: u64, at: u64, highest: u64, held: u32, room: u32,
             nacks in proptest::collection::vec(any::<u64>(), 0..=NACKS), loss in 0u16..=10_000, reference: bool,
         ) {
-            let feedback = Some(Feedback { received, at, highest, held });
+            let feedback = Some(Feedback { received, at, highest, held, room });
             let extension = Some(Extension { features, socket_datagrams, feedback });
             let request = SessionReq { size, hash, rate, key, name: name.into_bytes(), nul_counted, extension };
             let bytes = request.encode(7);
-            let (header, rest) = Header::parse(&bytes).unwrap();
-            prop_assert_eq!(SessionReq::parse(&header, rest).unwrap(), request);
+            let (header, _) = Header::parse(&bytes).unwrap();
+            prop_assert_eq!(SessionReq::parse(&header, &bytes).unwrap(), request);
 
-            let extension = if nacks.len() > NACKS - 7 { None } else { extension };
+            let extension = if nacks.len() > NACKS - 9 { None } else { extension };
             let beat = Heartbeat {
                 delivery: rate, flush: rate, loss, echo: hash, dispersion: at, contiguous: size, nacks, extension,
             };
             let layout = if reference { Layout::Reference } else { Layout::Text };
             let mut bytes = Vec::new();
             beat.encode(7, layout, &mut bytes);
-            let (header, rest) = Header::parse(&bytes).unwrap();
-            prop_assert_eq!(Heartbeat::parse(&header, rest, layout).unwrap(), beat);
+            let (header, _) = Header::parse(&bytes).unwrap();
+            prop_assert_eq!(Heartbeat::parse(&header, &bytes, layout).unwrap(), beat);
         }
     }
 }

@@ -12,7 +12,8 @@ use super::config::{
     BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, DATAGRAM_MAX, HEADER, Layout, NACKS, TAG,
 };
 use super::packet::{
-    EXTENSION_MAX, Extension, Feedback, Header, Heartbeat, Kind, SessionReq, control, feature, flag,
+    EXTENSION_MAX, Extension, Feedback, Header, Heartbeat, Kind, SessionReq, control, exact,
+    feature, flag,
 };
 use super::session::{Counter, Shared, Timer, table_interval};
 use super::{Event, Failure, Phase, Reason, Snapshot, Tag, blocks, keys};
@@ -43,10 +44,14 @@ pub(super) struct Receiver {
     train: Train,
     unstored: usize,
     stored_since_beat: u64,
+    /// The last heartbeat told of little room.
+    throttled: bool,
     duplicates: u64,
     parities: u64,
     data: u64,
     answered_at: Option<Instant>,
+    /// How it ended, as far as the sender should know.
+    verdict: Option<Result<(), Reason>>,
     /// Copies of SESSION_ACCEPT sent since the last request.
     accepts: u8,
 }
@@ -63,9 +68,7 @@ enum State {
         resent: u32,
     },
     /// Over for the user; stragglers are told how it ended.
-    Lingering {
-        reject: Option<Reason>,
-    },
+    Lingering,
     Closed,
 }
 
@@ -179,10 +182,12 @@ impl Receiver {
             train: Train::default(),
             unstored: 0,
             stored_since_beat: 0,
+            throttled: false,
             duplicates: 0,
             parities: 0,
             data: 0,
             answered_at: None,
+            verdict: None,
             accepts: 0,
         };
         shared.events.push_back(Event::Offered {
@@ -208,13 +213,13 @@ impl Receiver {
 
     /// Another session took its place.
     pub(super) fn on_displaced(&mut self, now: Instant, shared: &mut Shared<'_>) {
-        self.end(now, Err(Failure::Silent), None, shared);
+        self.end(now, Err(Failure::Silent), shared);
         self.close(shared);
     }
 
     /// Over for the user, though stragglers may still be answered.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.state, State::Lingering { .. } | State::Closed)
+        matches!(self.state, State::Lingering | State::Closed)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -230,7 +235,7 @@ impl Receiver {
         match self.state {
             State::Offered => {}
             State::Receiving => self.answer(now),
-            State::Verifying | State::Complete { .. } | State::Lingering { .. } | State::Closed => {
+            State::Verifying | State::Complete { .. } | State::Lingering | State::Closed => {
                 self.remind(now)
             }
         }
@@ -302,7 +307,8 @@ impl Receiver {
         }
         self.outgoing
             .push_back(control(Kind::Reject, self.id, &[reason.0], 0));
-        self.end(now, Err(Failure::Aborted(reason)), Some(reason), shared);
+        self.verdict = Some(Err(reason));
+        self.end(now, Err(Failure::Aborted(reason)), shared);
     }
 
     /// The application verified the file and made it durable.
@@ -311,6 +317,7 @@ impl Receiver {
             return;
         }
         self.state = State::Complete { resent: 0 };
+        self.verdict = Some(Ok(()));
         // The last heartbeat says that nothing is missing, which is what makes the completion believable.
         self.push_beat(now, shared);
         self.outgoing
@@ -329,10 +336,14 @@ impl Receiver {
         });
     }
 
-    /// Stored bytes make room for more.
-    pub(super) fn on_stored(&mut self, len: usize) {
+    /// Stored bytes make room for more; a sender that was told of little hears when there is plenty again.
+    pub(super) fn on_stored(&mut self, len: usize, config: &Config) {
         self.unstored = self.unstored.saturating_sub(len);
         self.stored_since_beat += len as u64;
+        if self.throttled && self.unstored < config.unstored_memory / 4 {
+            self.throttled = false;
+            self.beat.due = self.extended && self.state == State::Receiving;
+        }
     }
 
     /// DATA or PARITY. `datagram` is the whole of it; opened in place. `false` when it is not authentic or makes no
@@ -350,7 +361,7 @@ impl Receiver {
                 shared.counters.add(Counter::Late, 1);
                 return true;
             }
-            State::Complete { .. } | State::Lingering { .. } => {
+            State::Complete { .. } | State::Lingering => {
                 shared.counters.add(Counter::Late, 1);
                 self.remind(now);
                 return true;
@@ -485,24 +496,30 @@ impl Receiver {
         &mut self,
         now: Instant,
         header: &Header,
-        payload: &[u8],
+        datagram: &[u8],
         shared: &mut Shared<'_>,
     ) {
+        let Some(payload) = exact(header, datagram) else {
+            shared.counters.add(Counter::Malformed, 1);
+            return;
+        };
         match (header.kind, self.state) {
             (Kind::AckClose, State::Complete { .. }) => {
                 if self.extended {
                     // The echo lets the sender go at once; ours then has nothing to wait for either.
                     self.outgoing
                         .push_back(control(Kind::AckClose, self.id, &[], 0));
-                    self.state = State::Lingering { reject: None };
+                    self.state = State::Lingering;
                     self.timers
                         .set(Timer::Linger, now + Duration::from_millis(20));
                     self.timers.stop(Timer::Complete);
                 } else {
-                    self.linger(now, None, shared);
+                    self.linger(now, shared);
                 }
             }
-            (Kind::Complete, State::Complete { .. } | State::Lingering { reject: None }) => {
+            (Kind::Complete, State::Complete { .. } | State::Lingering)
+                if self.verdict == Some(Ok(())) =>
+            {
                 if self.may_answer(now) {
                     self.outgoing
                         .push_back(control(Kind::AckClose, self.id, &[], 0));
@@ -511,7 +528,7 @@ impl Receiver {
             (Kind::Complete, State::Receiving | State::Verifying) => self.answer(now),
             (Kind::Reject, State::Offered | State::Receiving) => {
                 let reason = Reason(payload.first().copied().unwrap_or(0));
-                self.end(now, Err(Failure::Refused(reason)), None, shared);
+                self.end(now, Err(Failure::Refused(reason)), shared);
             }
             _ => shared.counters.add(Counter::Unexpected, 1),
         }
@@ -533,7 +550,7 @@ impl Receiver {
         if self.timers.expire(Timer::Inactivity, now) {
             let dead = self.arrivals.last + self.inactivity(shared.config);
             if dead <= now {
-                self.end(now, Err(Failure::Silent), None, shared);
+                self.end(now, Err(Failure::Silent), shared);
             } else {
                 self.timers.set(Timer::Inactivity, dead);
             }
@@ -548,7 +565,7 @@ impl Receiver {
                 shared.config.complete_retries
             };
             if resent >= limit {
-                self.linger(now, None, shared);
+                self.linger(now, shared);
             } else {
                 self.state = State::Complete { resent: resent + 1 };
                 self.outgoing
@@ -605,13 +622,7 @@ impl Receiver {
         shared.events.push_back(Event::Received { tag: self.tag });
     }
 
-    fn end(
-        &mut self,
-        now: Instant,
-        result: Result<(), Failure>,
-        reject: Option<Reason>,
-        shared: &mut Shared<'_>,
-    ) {
+    fn end(&mut self, now: Instant, result: Result<(), Failure>, shared: &mut Shared<'_>) {
         let snapshot = Snapshot {
             phase: Phase::Lingering,
             ..self.snapshot(now)
@@ -621,29 +632,29 @@ impl Receiver {
             snapshot,
             result,
         });
-        self.linger(now, reject, shared);
+        self.linger(now, shared);
     }
 
-    fn linger(&mut self, now: Instant, reject: Option<Reason>, shared: &mut Shared<'_>) {
+    fn linger(&mut self, now: Instant, shared: &mut Shared<'_>) {
         self.blocks.clear(shared.pool);
         self.opener = None;
-        self.state = State::Lingering { reject };
+        self.state = State::Lingering;
         self.timers = Timers::new();
         self.beat.due = false;
         self.timers.set(Timer::Linger, now + shared.config.linger);
     }
 
+    /// How it ended, as the packet that says so; `None` while it has not, or when nobody need know.
+    pub(super) fn verdict(&self) -> Option<Vec<u8>> {
+        Some(match self.verdict? {
+            Ok(()) => control(Kind::Complete, self.id, &[], 0),
+            Err(reason) => control(Kind::Reject, self.id, &[reason.0], 0),
+        })
+    }
+
     /// A straggler shows that the sender does not know how it ended: tell it again, seldom.
     fn remind(&mut self, now: Instant) {
-        let bytes = match self.state {
-            State::Complete { .. } | State::Lingering { reject: None } => {
-                control(Kind::Complete, self.id, &[], 0)
-            }
-            State::Lingering {
-                reject: Some(reason),
-            } => control(Kind::Reject, self.id, &[reason.0], 0),
-            State::Offered | State::Receiving | State::Verifying | State::Closed => return,
-        };
+        let Some(bytes) = self.verdict() else { return };
         if self.may_answer(now) {
             self.outgoing.push_back(bytes);
         }
@@ -673,6 +684,10 @@ impl Receiver {
         } else {
             Vec::new()
         };
+        let feedback = self.feedback(now, shared.config);
+        let extension = self
+            .extended
+            .then(|| extension(shared.config, Some(feedback)));
         let beat = Heartbeat {
             delivery: saturate(self.beat.delivery),
             flush: saturate(flush),
@@ -681,9 +696,7 @@ impl Receiver {
             dispersion: self.train.dispersion(),
             contiguous: contiguous.saturating_sub(1),
             nacks,
-            extension: self
-                .extended
-                .then(|| extension(shared.config, Some(self.feedback(now)))),
+            extension,
         };
         let before = buf.len();
         beat.encode(self.id, self.layout, buf);
@@ -720,7 +733,9 @@ impl Receiver {
         list
     }
 
-    fn feedback(&self, now: Instant) -> Feedback {
+    fn feedback(&mut self, now: Instant, config: &Config) -> Feedback {
+        let room = config.unstored_memory.saturating_sub(self.unstored) / self.chunk;
+        self.throttled = room * self.chunk < config.unstored_memory / 2;
         let held = now.duration_since(self.arrivals.highest_at).as_micros();
         Feedback {
             received: self.arrivals.count,
@@ -728,6 +743,7 @@ impl Receiver {
                 .unwrap_or(u64::MAX),
             highest: self.arrivals.highest,
             held: u32::try_from(held).unwrap_or(u32::MAX),
+            room: u32::try_from(room).unwrap_or(u32::MAX),
         }
     }
 
@@ -764,9 +780,7 @@ impl Receiver {
                 State::Offered => Phase::Connecting,
                 State::Receiving => Phase::Transferring,
                 State::Verifying => Phase::Verifying,
-                State::Complete { .. } | State::Lingering { .. } | State::Closed => {
-                    Phase::Lingering
-                }
+                State::Complete { .. } | State::Lingering | State::Closed => Phase::Lingering,
             },
             size: self.request.size,
             done: self.blocks.bytes_in(),

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Every phase of a turn is bounded (one batch is received), so none starves another. Events go up only while their channel has room; the
-//! endpoint keeps the rest. Why a thread and not a runtime: a 200 us wait ends about 20 us late here (`polling` arms a
+//! endpoint keeps the rest. Why a thread and not a runtime: a 200 us wait ends about 30 us late here (`polling` arms a
 //! timerfd with nanoseconds, which no timer slack touches) and a millisecond late on a runtime with a timer wheel, and
 //! pacing sits on that wait. The driver does *not* know any protocol, file or user.
 
@@ -312,7 +312,7 @@ impl<E: Endpoint> Driver<E> {
     }
 }
 
-/// The nap of a bulk receiver: on loopback it lifts about 37 Gbit/s to 48, because many wake-ups become one, and it
+/// The nap of a bulk receiver: on loopback it lifts about 35 Gbit/s to 47, because many wake-ups become one, and it
 /// costs 50 us of a round trip.
 pub const GATHER_BULK: Duration = Duration::from_micros(50);
 /// Commands handled before the socket is looked at again.

@@ -9,6 +9,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::thread;
 
 use rustix::fs::{Advice, Mode, OFlags};
 use xxhash_rust::xxh64::Xxh64;
@@ -109,20 +110,37 @@ impl Source {
         mut progress: impl FnMut(u64) -> ControlFlow<()>,
     ) -> Result<u64, SourceError> {
         let mut state = Xxh64::new(0);
-        let mut buffer = vec![0; STEP.min(usize::try_from(self.size()).unwrap_or(STEP))];
-        let mut done = 0;
-        while done < self.size() {
-            let len = buffer
-                .len()
-                .min(usize::try_from(self.size() - done).unwrap_or(STEP));
-            let bytes = &mut buffer[..len];
-            self.read_at(done, bytes)?;
-            state.update(bytes);
-            done += bytes.len() as u64;
-            if progress(done).is_break() {
-                return Err(SourceError::Stopped);
+        // One thread reads while this one hashes: either costs about as much, and nothing can be sent before the end.
+        let (full, filled) = flume::bounded::<Result<(Vec<u8>, usize), SourceError>>(2);
+        let (empty, emptied) = flume::bounded(3);
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut at = 0;
+                while at < self.size() {
+                    let len = STEP.min(usize::try_from(self.size() - at).unwrap_or(STEP));
+                    let mut buffer: Vec<u8> = emptied.try_recv().unwrap_or_default();
+                    buffer.resize(STEP, 0);
+                    let read = self.read_at(at, &mut buffer[..len]);
+                    let failed = read.is_err();
+                    if full.send(read.map(|()| (buffer, len))).is_err() || failed {
+                        return;
+                    }
+                    at += len as u64;
+                }
+            });
+            let mut done = 0;
+            for read in filled {
+                let (buffer, len) = read?;
+                state.update(&buffer[..len]);
+                done += len as u64;
+                // Full only if the reader has gone; it then needs no buffer.
+                let _ = empty.try_send(buffer);
+                if progress(done).is_break() {
+                    return Err(SourceError::Stopped);
+                }
             }
-        }
+            Ok(())
+        })?;
         self.unchanged()?;
         Ok(state.digest())
     }

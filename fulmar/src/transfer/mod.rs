@@ -79,6 +79,8 @@ pub enum Update {
         peer: SocketAddr,
         /// Final figures.
         snapshot: Snapshot,
+        /// Its xxHash64, seed 0, which the receiver verified.
+        hash: u64,
         /// Where it was stored (receiver), or read (sender).
         path: PathBuf,
     },

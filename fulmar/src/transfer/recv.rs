@@ -334,7 +334,7 @@ where
         let Some(incoming) = self.sessions.get_mut(&tag) else {
             return;
         };
-        let (name, peer) = (incoming.name.clone(), incoming.from);
+        let (name, peer, hash) = (incoming.name.clone(), incoming.from, incoming.hash);
         let verdict = match std::mem::replace(&mut incoming.state, State::Over) {
             // Its file may be complete although the peer is gone; its thread knows, or will in a moment.
             State::Finishing(outcome) => outcome.recv().ok(),
@@ -350,6 +350,7 @@ where
                     name,
                     peer,
                     snapshot,
+                    hash,
                     path,
                 });
                 return;

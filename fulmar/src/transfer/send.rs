@@ -169,6 +169,7 @@ where
                         name: name.clone(),
                         peer: to,
                         snapshot,
+                        hash,
                         path: path.clone(),
                     };
                     (self.observer)(&update);

@@ -1,0 +1,301 @@
+//! The command line: what each verb is called, and how it ends.
+//!
+//! One file per verb; each reads its options, calls one function of the library and says what became of it. A
+//! failure is three lines, `error:`, `because:`, `try:`, and an exit code that scripts can tell apart. Bad usage is
+//! one sentence that names the argument and what it may be. Nothing here does *not* also exist as a library call.
+
+mod bench;
+mod demo;
+mod fault;
+mod link;
+mod recv;
+mod send;
+mod sim;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use fulmar::config::parse_bitrate;
+use fulmar_proto::engine::Bitrate;
+use fulmar_proto::hpudp::{Config, Control, Parity};
+use fulmar_proto::sim::Profile;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::ui::Voice;
+
+use fault::Exit;
+pub(crate) use fault::Fault;
+
+/// Moves files over bad networks.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    arg_required_else_help = false
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Send files to a machine where `fulmar recv` runs
+    Send(send::Options),
+    /// Receive files into a directory
+    Recv(recv::Options),
+    /// Run a protocol over a simulated link, in virtual time
+    #[command(subcommand, arg_required_else_help = false)]
+    Sim(sim::Protocol),
+    /// Send a real file across a bad link on this machine
+    Demo(demo::Options),
+    /// Compare with TCP, scp and rsync over loopback
+    Bench(bench::Options),
+}
+
+/// Parses the command line, does what it says and tells how it went.
+pub(crate) fn run() -> ExitCode {
+    let outcome = match Cli::try_parse() {
+        Ok(cli) => match cli.verb {
+            Verb::Send(options) => send::run(&options),
+            Verb::Recv(options) => recv::run(&options),
+            Verb::Sim(sim::Protocol::Hpudp(options)) => sim::run(&options),
+            Verb::Demo(options) => demo::run(&options),
+            Verb::Bench(options) => bench::run(&options),
+        },
+        Err(error) if is_an_answer(&error) => {
+            // A reader that went away has read enough.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => Err(Fault::usage(one_sentence(&error))),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            fault.print();
+            fault.exit.into()
+        }
+    }
+}
+
+/// How a command talks.
+#[derive(Clone, Copy, Debug, Args)]
+struct Talk {
+    /// Print one JSON object per line on standard output
+    #[arg(long)]
+    json: bool,
+    /// Print errors only
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+impl Talk {
+    fn voice(self) -> Voice {
+        Voice::chosen(self.json, self.quiet)
+    }
+}
+
+/// How a sender chooses its rate and its parity.
+#[derive(Clone, Copy, Debug, Args)]
+struct Pace {
+    /// What sets the rate: delivery (delivery rate and queueing delay), hpudp (the published rules) or fixed
+    #[arg(long, value_name = "RULES", value_enum, default_value_t = Rules::Delivery)]
+    cc: Rules,
+    /// How much parity follows each block: adaptive (what ends the transfer soonest) or table (the published one)
+    #[arg(long, value_name = "RULE", value_enum, default_value_t = Fec::Adaptive)]
+    fec: Fec,
+}
+
+impl Pace {
+    /// The configuration of a sender on a link of ours, which has to find the rate by itself unless that is fixed.
+    fn config_for(self, link: &Profile) -> Result<Config, Fault> {
+        self.config(link.up.rate.filter(|_| self.cc == Rules::Fixed))
+    }
+
+    /// The configuration of a sender that never exceeds `cap`.
+    fn config(self, cap: Option<Bitrate>) -> Result<Config, Fault> {
+        let mut config = Config {
+            max_rate: cap,
+            ..Config::default()
+        };
+        config.control = match self.cc {
+            Rules::Delivery => Control::Delivery,
+            Rules::Hpudp => Control::Hpudp,
+            Rules::Fixed => Control::Fixed,
+        };
+        config.parity = match self.fec {
+            Fec::Adaptive => Parity::Adaptive,
+            Fec::Table => Parity::Table,
+        };
+        match (self.cc, cap) {
+            (Rules::Fixed, Some(rate)) => config.start_rate = rate,
+            (Rules::Fixed, None) => {
+                return Err(Fault::usage(
+                    "--cc fixed needs --rate, the rate that is fixed, such as --rate 50M",
+                ));
+            }
+            (Rules::Delivery | Rules::Hpudp, Some(rate)) => {
+                config.start_rate = config.start_rate.min(rate)
+            }
+            (Rules::Delivery | Rules::Hpudp, None) => {}
+        }
+        if let Some(rate) = cap {
+            config.min_rate = config.min_rate.min(rate);
+        }
+        Ok(config)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Rules {
+    Delivery,
+    Hpudp,
+    Fixed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Fec {
+    Adaptive,
+    Table,
+}
+
+/// A flag that the first SIGINT or SIGTERM raises; the second one ends the process at once.
+fn stop_on_signals() -> Result<Arc<AtomicBool>, Fault> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: the first signal finds the flag down, and then raises it.
+        signal_hook::flag::register_conditional_shutdown(
+            signal,
+            Exit::Interrupted as i32,
+            Arc::clone(&stop),
+        )
+        .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+        .map_err(|error| Fault::failed("cannot listen for signals", error))?;
+    }
+    Ok(stop)
+}
+
+/// Whether clap's "error" is what the user asked for: help or the version.
+fn is_an_answer(error: &clap::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    )
+}
+
+/// Clap's message without its layout: what is wrong, and what is allowed.
+fn one_sentence(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let mut parts: Vec<&str> = Vec::new();
+    for line in text.lines().map(str::trim) {
+        if line.starts_with("Usage:") || line.starts_with("For more information") {
+            break;
+        }
+        let line = line
+            .strip_prefix("error: ")
+            .or_else(|| line.strip_prefix("tip: "))
+            .unwrap_or(line);
+        if !line.is_empty() {
+            parts.push(line);
+        }
+    }
+    parts.join(" ")
+}
+
+/// The port of HP-UDP direct transfers when none is given.
+const PORT: u16 = 9000;
+
+/// Reads `--rate`.
+fn rate(text: &str) -> Result<Bitrate, fulmar::config::UnitError> {
+    parse_bitrate(text)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn refused(line: &str) -> String {
+        one_sentence(&Cli::try_parse_from(line.split(' ')).unwrap_err())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bad_usage_is_one_sentence_with_the_argument_and_what_it_may_be() {
+        for (line, needles) in [
+            (
+                "fulmar send f h --cc tcp",
+                ["--cc", "delivery, hpudp, fixed"],
+            ),
+            ("fulmar send f h --fec none", ["--fec", "adaptive, table"]),
+            ("fulmar send f h --rate 10m", ["--rate", "1.5Gbit"]),
+            ("fulmar sim hpudp --loss 120%", ["--loss", "0% to 100%"]),
+            ("fulmar sim hpudp --rtt 5", ["--rtt", "200ms"]),
+            ("fulmar sim hpudp --size 5q", ["--size", "50MiB"]),
+            ("fulmar sim hpudp --link moon", ["--link", "satellite"]),
+            ("fulmar sim", ["subcommand", "hpudp"]),
+            ("fulmar sim srt", ["srt", "hpudp"]),
+            ("fulmar send f", ["HOST", "required"]),
+            ("fulmar recv --listen nowhere", ["--listen", "[::]:9000"]),
+            (
+                "fulmar send f h --encrypt --plain",
+                ["--encrypt", "--plain"],
+            ),
+            ("fulmar fetch", ["fetch", "unrecognized"]),
+            ("fulmar", ["subcommand", "demo"]),
+        ] {
+            let sentence = refused(line);
+            assert!(!sentence.contains('\n'), "{line}: {sentence}");
+            for needle in needles {
+                assert!(
+                    sentence.contains(needle),
+                    "{line}: {sentence} lacks {needle}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_rate_caps_every_controller() {
+        let cap = Bitrate::from_bits_per_sec(1_000_000);
+        for cc in [Rules::Delivery, Rules::Hpudp, Rules::Fixed] {
+            let config = Pace {
+                cc,
+                fec: Fec::Table,
+            }
+            .config(Some(cap))
+            .unwrap();
+            assert_eq!(config.max_rate, Some(cap));
+            assert!(config.start_rate <= cap && config.min_rate <= cap);
+            assert_eq!(config.parity, Parity::Table);
+        }
+        assert!(
+            Pace {
+                cc: Rules::Fixed,
+                fec: Fec::Table
+            }
+            .config(None)
+            .is_err()
+        );
+        let free = Pace {
+            cc: Rules::Delivery,
+            fec: Fec::Adaptive,
+        }
+        .config(None)
+        .unwrap();
+        assert_eq!(free.start_rate, Config::default().start_rate);
+    }
+}

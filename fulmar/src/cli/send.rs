@@ -1,0 +1,166 @@
+//! `fulmar send FILE.. HOST[:PORT]`.
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+
+use clap::Args;
+use fulmar::transfer::{self, Encryption, SendOptions};
+use fulmar_proto::engine::Bitrate;
+
+use super::fault::{Exit, Fault};
+use super::{PORT, Pace, Talk, rate, stop_on_signals};
+use crate::ui::{Narrator, Role};
+
+/// The options of `fulmar send`.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Files to send, one after the other
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Where `fulmar recv` runs: a name or an address; [ADDRESS]:PORT for IPv6 with a port, which is 9000 if not given
+    #[arg(value_name = "HOST[:PORT]")]
+    host: String,
+    /// Encrypt the contents, or fail: the default
+    #[arg(long, conflicts_with_all = ["plain", "allow_plain"])]
+    encrypt: bool,
+    /// Do not encrypt
+    #[arg(long, conflicts_with = "allow_plain")]
+    plain: bool,
+    /// Send in the clear if the receiver says that it cannot decrypt; anybody on the way can forge that
+    #[arg(long)]
+    allow_plain: bool,
+    /// Never send faster than this, all headers but IP's included, such as 50M
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    rate: Option<Bitrate>,
+    #[command(flatten)]
+    pace: Pace,
+    #[command(flatten)]
+    talk: Talk,
+}
+
+impl Options {
+    fn encryption(&self) -> Encryption {
+        match (self.plain, self.allow_plain) {
+            (true, _) => Encryption::Off,
+            (false, true) => Encryption::AllowPlain,
+            (false, false) => Encryption::Require,
+        }
+    }
+}
+
+/// Runs `fulmar send`.
+pub(super) fn run(options: &Options) -> Result<(), Fault> {
+    let voice = options.talk.voice();
+    let config = options.pace.config(options.rate)?;
+    let to = resolve(&options.host).map_err(|fault| fault.told(voice))?;
+    let send = SendOptions {
+        encrypt: options.encryption(),
+        config,
+        stop: stop_on_signals()?,
+        ..SendOptions::new(to)
+    };
+    let mut narrator = Narrator::new(voice, Role::Sender);
+    let sent = transfer::send(&options.files, &send, |update| narrator.tell(update));
+    drop(narrator);
+    sent.map(drop)
+        .map_err(|error| Fault::from(error).told(voice))
+}
+
+/// The address of `HOST[:PORT]`, the first one that the name has.
+fn resolve(text: &str) -> Result<SocketAddr, Fault> {
+    let (host, port) = split(text)?;
+    let found = (host, port)
+        .to_socket_addrs()
+        .map(|mut addresses| addresses.next());
+    let nowhere = || Fault::new(Exit::NoConnection, format!("cannot find {host:?}"));
+    match found {
+        Ok(Some(address)) => Ok(address),
+        Ok(None) => Err(nowhere().hint("check the name, or write an address")),
+        Err(error) => Err(nowhere()
+            .because(error)
+            .hint("check the name, or write an address")),
+    }
+}
+
+fn split(text: &str) -> Result<(&str, u16), Fault> {
+    let wrong = |problem: &str| {
+        Fault::usage(format!(
+            "HOST[:PORT] {text:?} {problem}; write a name or an address, with a port from 1 to 65535 if it is not {PORT}, \
+             such as example.org, 192.0.2.7:{PORT} or [2001:db8::7]:{PORT}"
+        ))
+    };
+    // An IPv6 address has colons of its own.
+    if text.parse::<IpAddr>().is_ok() {
+        return Ok((text, PORT));
+    }
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest
+                .split_once(']')
+                .ok_or_else(|| wrong("lacks a closing bracket"))?;
+            if host.parse::<IpAddr>().is_err() {
+                return Err(wrong("has no address in its brackets"));
+            }
+            match port {
+                "" => (host, None),
+                port => (
+                    host,
+                    Some(
+                        port.strip_prefix(':')
+                            .ok_or_else(|| wrong("goes on after its bracket"))?,
+                    ),
+                ),
+            }
+        }
+        None => text
+            .rsplit_once(':')
+            .map_or((text, None), |(host, port)| (host, Some(port))),
+    };
+    if host.is_empty() {
+        return Err(wrong("has no host"));
+    }
+    match port.map_or(Ok(PORT), str::parse) {
+        Ok(1..) => Ok((
+            host,
+            port.and_then(|port| port.parse().ok()).unwrap_or(PORT),
+        )),
+        Ok(0) | Err(_) => Err(wrong("has a port that is none")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn hosts_with_and_without_ports() {
+        for (text, want) in [
+            ("example.org", ("example.org", 9000)),
+            ("example.org:1234", ("example.org", 1234)),
+            ("192.0.2.7", ("192.0.2.7", 9000)),
+            ("192.0.2.7:1", ("192.0.2.7", 1)),
+            ("2001:db8::7", ("2001:db8::7", 9000)),
+            ("[2001:db8::7]", ("2001:db8::7", 9000)),
+            ("[2001:db8::7]:65535", ("2001:db8::7", 65535)),
+        ] {
+            assert_eq!(split(text).unwrap(), want);
+        }
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused_with_the_forms() {
+        for text in [
+            "", ":9000", "a:", "a:0", "a:65536", "a:b", "[::1", "[::1]x", "[a]:1", "[::1]:",
+        ] {
+            let fault = split(text).unwrap_err();
+            assert_eq!(fault.exit, Exit::Usage);
+            let sentence = fault.to_string();
+            assert!(
+                sentence.contains("HOST[:PORT]") && sentence.contains("1 to 65535"),
+                "{sentence}"
+            );
+        }
+    }
+}

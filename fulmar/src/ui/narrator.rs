@@ -1,0 +1,169 @@
+//! What a transfer's observer learns, put into words and events.
+//!
+//! It does *not* end anything: the error that ends a command is printed by whoever gets it.
+
+use std::net::SocketAddr;
+
+use fulmar::transfer::Update;
+use fulmar_proto::engine::{Bitrate, Bytes};
+
+use super::{Event, Figures, Progress, Voice, escaped, short_time};
+use crate::cli::Fault;
+
+/// Tells what happens to the files of one command.
+#[derive(Debug)]
+pub(crate) struct Narrator {
+    voice: Voice,
+    progress: Progress,
+    role: Role,
+}
+
+/// At which end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Of `fulmar send`.
+    Sender,
+    /// Of `fulmar recv`, which goes on after a failure.
+    Receiver,
+    /// Of `fulmar recv --once`, which ends with it, so that it is told by whoever prints errors.
+    ReceiverOnce,
+}
+
+impl Narrator {
+    /// Nothing is told yet.
+    pub(crate) fn new(voice: Voice, role: Role) -> Self {
+        Self {
+            voice,
+            progress: Progress::new(voice),
+            role,
+        }
+    }
+
+    /// Says a sentence to people.
+    pub(crate) fn say(&self, sentence: &str) {
+        self.progress.aside(|| self.voice.say(sentence));
+    }
+
+    /// Tells of one update.
+    pub(crate) fn tell(&mut self, update: &Update) {
+        match update {
+            Update::SocketBuffers { granted, wanted } => {
+                self.socket(granted.recv, granted.send, *wanted)
+            }
+            Update::Hashing { name, done, total } => self.progress.hashing(name, *done, *total),
+            Update::Connected {
+                name,
+                peer,
+                size,
+                encrypted,
+            } => {
+                self.say(&format!(
+                    "{}: {} {} {peer}, {}",
+                    escaped(name.as_bytes()),
+                    Bytes(*size),
+                    if self.role == Role::Sender {
+                        "to"
+                    } else {
+                        "from"
+                    },
+                    if *encrypted {
+                        "encrypted"
+                    } else {
+                        "in the clear"
+                    },
+                ));
+                self.voice.emit(&Event::Connected {
+                    file: name.into(),
+                    peer: *peer,
+                    size: *size,
+                    encrypted: *encrypted,
+                });
+            }
+            Update::Unencrypted { name, peer } => {
+                let name_shown = escaped(name.as_bytes());
+                self.say(&format!(
+                    "warning: {peer} says that it cannot decrypt; {name_shown} goes in the clear"
+                ));
+                self.voice.emit(&Event::Unencrypted {
+                    file: name.into(),
+                    peer: *peer,
+                });
+            }
+            Update::Progress {
+                name,
+                peer,
+                snapshot,
+            } => self.progress.update(name, *peer, snapshot),
+            Update::Finished {
+                name,
+                peer,
+                snapshot,
+                hash,
+                path,
+            } => {
+                self.progress.clear(name, *peer);
+                let average = Bitrate::from_transfer(snapshot.size, snapshot.elapsed);
+                let verb = if self.role == Role::Sender {
+                    "sent to"
+                } else {
+                    "received from"
+                };
+                self.say(&format!(
+                    "{}: {verb} {peer}, {} in {}, {average}, loss {:.1} %, hash {hash:016x} verified",
+                    escaped(name.as_bytes()),
+                    Bytes(snapshot.size),
+                    short_time(snapshot.elapsed),
+                    snapshot.loss * 100.0,
+                ));
+                self.voice.emit(&Event::Done {
+                    peer: *peer,
+                    hash: format!("{hash:016x}"),
+                    path: path.to_string_lossy(),
+                    average_bps: average.bits_per_sec(),
+                    figures: Figures::new(name, snapshot),
+                });
+            }
+            Update::Refused {
+                name,
+                peer,
+                reason,
+                because,
+            } => {
+                self.failed(&Fault::refused(name, *peer, *reason, because), name, *peer);
+            }
+            Update::Failed {
+                name, peer, error, ..
+            } => {
+                if self.role == Role::ReceiverOnce {
+                    self.progress.clear(name, *peer);
+                } else {
+                    self.failed(&Fault::from(error), name, *peer);
+                }
+            }
+            // The library may learn to say more; nothing depends on it.
+            _ => {}
+        }
+    }
+
+    fn failed(&mut self, fault: &Fault, name: &str, peer: SocketAddr) {
+        self.progress.clear(name, peer);
+        self.progress.aside(|| fault.print());
+        self.voice.emit(&fault.event(Some(name)));
+    }
+
+    fn socket(&self, recv: usize, send: usize, wanted: usize) {
+        let least = recv.min(send);
+        if least < wanted {
+            self.say(&format!(
+                "note: the kernel grants the socket {} of {}; with more, fast transfers lose less on this machine",
+                Bytes(least as u64),
+                Bytes(wanted as u64)
+            ));
+        }
+        self.voice.emit(&Event::Socket {
+            recv_buffer: recv,
+            send_buffer: send,
+            wanted,
+        });
+    }
+}
