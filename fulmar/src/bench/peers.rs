@@ -6,7 +6,7 @@
 //! directory that goes away with [`Place`].
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -427,19 +427,23 @@ fn timed(name: &str, command: &mut Command, stop: &AtomicBool) -> anyhow::Result
 /// A child process that does not outlive this.
 struct Running {
     child: Child,
+    /// Its standard error: a file, because a pipe that nobody reads stops who writes to it.
+    stderr: fs::File,
     peak_bytes: Option<u64>,
 }
 
 impl Running {
     fn spawn(command: &mut Command) -> anyhow::Result<Self> {
         let program = command.get_program().to_owned();
+        let stderr = tempfile::tempfile()?;
         let child = command
             .stdin(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(stderr.try_clone()?)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
         Ok(Self {
             child,
+            stderr,
             peak_bytes: None,
         })
     }
@@ -512,17 +516,18 @@ impl Running {
     /// What it wrote to its standard error, on one line. It has ended or is ended here.
     fn last_words(&mut self) -> String {
         self.end();
-        let mut words = String::new();
-        if let Some(mut stderr) = self.child.stderr.take() {
-            // Grandchildren may hold the other end open: take what is there.
-            let mut bytes = vec![0; 4096];
-            let read = stderr.read(&mut bytes).unwrap_or(0);
-            words = String::from_utf8_lossy(&bytes[..read])
+        let mut words = Vec::new();
+        let read = self
+            .stderr
+            .rewind()
+            .and_then(|()| (&mut self.stderr).take(WORDS_MAX).read_to_end(&mut words));
+        match read {
+            Ok(_) => String::from_utf8_lossy(&words)
                 .split_whitespace()
                 .collect::<Vec<_>>()
-                .join(" ");
+                .join(" "),
+            Err(error) => format!("its words cannot be read: {error}"),
         }
-        words
     }
 
     fn end(&mut self) {
@@ -590,5 +595,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 const START: Duration = Duration::from_secs(10);
 /// A connection that moves nothing for this long has failed.
 const STALL: Duration = Duration::from_secs(60);
+/// Bytes of a child's complaints that are repeated.
+const WORDS_MAX: u64 = 2000;
 /// How often a child is looked at; what it costs and the precision of its time.
 const GLANCE: Duration = Duration::from_millis(1);

@@ -1,12 +1,14 @@
 //! `fulmar bench`: one table for loopback.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use clap::Args;
 use fulmar::config::parse_bytes;
 use fulmar_proto::engine::Bytes;
 
 use super::fault::{Exit, Fault};
 use super::{Talk, stop_on_signals};
-use crate::bench;
+use crate::{bench, ui};
 
 /// The options of `fulmar bench`.
 #[derive(Debug, Args)]
@@ -38,7 +40,7 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
         binary,
     };
     let report = bench::run(&what, &stop, |doing| voice.say(doing)).map_err(|error| {
-        let exit = if stop.load(std::sync::atomic::Ordering::Relaxed) {
+        let exit = if stop.load(Relaxed) {
             Exit::Interrupted
         } else {
             Exit::Failed
@@ -48,11 +50,9 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
             .told(voice)
     })?;
     if options.talk.json {
-        let line = serde_json::to_string(&report)
-            .map_err(|error| Fault::failed("cannot write the report", error))?;
-        println!("{line}");
+        ui::print_json(&report);
     } else {
-        print!("{report}");
+        ui::print(&report.to_string());
     }
     match report.failures().next() {
         None => Ok(()),

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::fault::{Exit, Fault};
 use super::link::{Link, described};
 use super::{Pace, Talk, stop_on_signals};
-use crate::ui::{Narrator, Role, Voice, escaped, short_time};
+use crate::ui::{self, Narrator, Role, Voice, escaped, short_time};
 
 /// The options of `fulmar demo`.
 #[derive(Debug, Args)]
@@ -47,8 +47,8 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
         None => std::env::current_exe()
             .map_err(|error| Fault::failed("cannot find this program's own file", error))?,
     };
-    if !options.talk.json && !options.talk.quiet {
-        introduce(&file, &link);
+    if matches!(voice, Voice::Bar | Voice::Lines) {
+        ui::print(&introduction(&file, &link));
     }
     let what = demo::Options {
         file,
@@ -63,27 +63,28 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
     drop(narrator);
     let outcome = outcome.map_err(|error| fault(error).told(voice))?;
     match voice {
-        Voice::Json => print_json(&outcome, &what),
-        Voice::Quiet => Ok(()),
-        Voice::Bar | Voice::Lines => {
-            print!("{}", verdict(&outcome, &what));
-            Ok(())
-        }
+        Voice::Json => ui::print_json(&verdict(&outcome, &what)),
+        Voice::Quiet => {}
+        Voice::Bar | Voice::Lines => ui::print(&verdict_words(&outcome, &what)),
     }
+    Ok(())
 }
 
-fn introduce(file: &Path, link: &Profile) {
-    let name = escaped(file.as_os_str().as_encoded_bytes());
-    println!(
-        "A link with {} round trip, made of sockets and a relay on this machine:",
-        short_time(link.rtt())
-    );
-    println!("  there  {}", described(&link.up));
-    println!("  back   {}", described(&link.down));
-    println!("Across it goes {name}\n");
+fn introduction(file: &Path, link: &Profile) -> String {
+    let name = file.file_name().unwrap_or(file.as_os_str());
+    let size = std::fs::metadata(file).map_or(0, |file| file.len());
+    format!(
+        "A link with {} round trip, made of sockets and a relay on this machine:\n  there  {}\n  back   {}\n\
+         Across it goes {}, {}.\n\n",
+        short_time(link.rtt()),
+        described(&link.up),
+        described(&link.down),
+        escaped(name.as_encoded_bytes()),
+        Bytes(size)
+    )
 }
 
-fn verdict(outcome: &Outcome, options: &demo::Options) -> String {
+fn verdict_words(outcome: &Outcome, options: &demo::Options) -> String {
     let up = &options.link.up;
     let mut lines = vec![format!(
         "intact    {} arrived in {}; the copy has the hash of the source, {:016x}, read again from both files",
@@ -110,6 +111,12 @@ fn verdict(outcome: &Outcome, options: &demo::Options) -> String {
             DATAGRAM_MAX + up.overhead
         )),
         _ => lines.push(format!("goodput   {}", outcome.goodput)),
+    }
+    let rtts = outcome.elapsed.as_secs_f64() / options.link.rtt().as_secs_f64().max(1e-9);
+    if rtts < SHORT {
+        lines.push(format!(
+            "          All of it took {rtts:.0} round trips, start and end included; a larger file shows the pace: fulmar demo FILE"
+        ));
     }
     if let Some(tcp) = outcome.tcp {
         lines.push(format!(
@@ -139,8 +146,8 @@ struct Verdict {
     encrypted: bool,
 }
 
-fn print_json(outcome: &Outcome, options: &demo::Options) -> Result<(), Fault> {
-    let result = Verdict {
+fn verdict(outcome: &Outcome, options: &demo::Options) -> Verdict {
+    Verdict {
         event: "result",
         size: outcome.size,
         hash: format!("{:016x}", outcome.hash),
@@ -156,11 +163,7 @@ fn print_json(outcome: &Outcome, options: &demo::Options) -> Result<(), Fault> {
         repaired: outcome.snapshot.repaired,
         retransmitted: outcome.snapshot.retransmitted,
         encrypted: options.encrypt,
-    };
-    let line = serde_json::to_string(&result)
-        .map_err(|error| Fault::failed("cannot write the result", error))?;
-    println!("{line}");
-    Ok(())
+    }
 }
 
 fn share(part: Bitrate, whole: Bitrate) -> f64 {
@@ -179,3 +182,5 @@ fn fault(error: DemoError) -> Fault {
 }
 
 const LINGER: Duration = Duration::from_millis(200);
+/// Round trips below which a transfer is mostly start and end.
+const SHORT: f64 = 30.0;

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use fulmar::transfer::TransferError;
 use fulmar_proto::hpudp::Reason;
 
-use crate::ui::{Event, Voice};
+use crate::ui::{Event, Voice, harmless};
 
 /// Why a command ends without having done its work.
 #[derive(Debug)]
@@ -118,13 +118,14 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "error: {}", self.what)?;
+        // Any of these may hold a name that somebody else chose.
+        writeln!(f, "error: {}", harmless(&self.what))?;
         for reason in &self.because {
-            writeln!(f, "because: {reason}")?;
+            writeln!(f, "because: {}", harmless(reason))?;
         }
         self.hint
             .iter()
-            .try_for_each(|hint| writeln!(f, "try: {hint}"))
+            .try_for_each(|hint| writeln!(f, "try: {}", harmless(hint)))
     }
 }
 

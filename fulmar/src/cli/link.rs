@@ -11,6 +11,7 @@ use fulmar_proto::engine::Bitrate;
 use fulmar_proto::sim::{LinkConfig, Loss, Profile};
 
 use super::rate;
+use crate::ui::short_time;
 
 /// The options that choose a link.
 #[derive(Clone, Debug, Args)]
@@ -58,10 +59,16 @@ pub(super) fn described(direction: &LinkConfig) -> String {
         .rate
         .map_or_else(|| "unlimited".to_owned(), |rate| rate.to_string());
     format!(
-        "{rate}, {:.3} ms one way, {:.3} % loss",
-        direction.delay.as_secs_f64() * 1e3,
-        direction.loss.share() * 1e2
+        "{rate}, {} one way, {} loss",
+        short_time(direction.delay),
+        percent(direction.loss.share())
     )
+}
+
+/// A share with as many digits as it has, up to thousandths of a per cent.
+fn percent(share: f64) -> String {
+    let text = format!("{:.3}", share * 100.0);
+    format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 fn names() -> PossibleValuesParser {
@@ -109,6 +116,18 @@ mod tests {
                 ..changed.down
             },
             named.down
+        );
+    }
+
+    #[test]
+    fn figures_are_short() {
+        assert_eq!(
+            ["0 %", "5 %", "0.001 %", "100 %"].map(str::to_owned),
+            [0.0, 0.05, 0.000_01, 1.0].map(percent)
+        );
+        assert_eq!(
+            described(&link("lossy").profile().up),
+            "100.0 Mbit/s, 70 ms one way, 5 % loss"
         );
     }
 

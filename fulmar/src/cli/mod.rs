@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use fulmar::config::parse_bitrate;
 use fulmar_proto::engine::Bitrate;
 use fulmar_proto::hpudp::{Config, Control, Parity};
@@ -33,7 +33,6 @@ pub(crate) use fault::Fault;
 #[derive(Debug, Parser)]
 #[command(
     version,
-    about,
     max_term_width = 100,
     disable_help_subcommand = true,
     arg_required_else_help = false
@@ -192,20 +191,43 @@ fn is_an_answer(error: &clap::Error) -> bool {
 /// Clap's message without its layout: what is wrong, and what is allowed.
 fn one_sentence(error: &clap::Error) -> String {
     let text = error.render().to_string();
-    let mut parts: Vec<&str> = Vec::new();
-    for line in text.lines().map(str::trim) {
-        if line.starts_with("Usage:") || line.starts_with("For more information") {
+    let (mut parts, mut usage) = (Vec::new(), "");
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        if let Some(line) = line.strip_prefix("Usage: ") {
+            usage = line;
             break;
         }
-        let line = line
-            .strip_prefix("error: ")
-            .or_else(|| line.strip_prefix("tip: "))
-            .unwrap_or(line);
-        if !line.is_empty() {
-            parts.push(line);
+        if !line.starts_with("For more information") {
+            parts.push(
+                line.trim_start_matches("error: ")
+                    .trim_start_matches("tip: "),
+            );
         }
     }
-    parts.join(" ")
+    let sentence = parts.join(" ");
+    // Clap leaves out what is allowed where its layout has it further down.
+    if error.kind() == ErrorKind::MissingRequiredArgument {
+        format!("{sentence}; write {usage}")
+    } else if error.kind() == ErrorKind::InvalidSubcommand {
+        format!("{sentence}; write {}", subcommands(usage).join(", "))
+    } else {
+        sentence
+    }
+}
+
+/// What may stand where this usage says `<COMMAND>`.
+fn subcommands(usage: &str) -> Vec<String> {
+    let mut command = Cli::command();
+    for word in usage.split(' ').skip(1) {
+        match command.find_subcommand(word) {
+            Some(found) => command = found.clone(),
+            None => break,
+        }
+    }
+    command
+        .get_subcommands()
+        .map(|found| found.get_name().to_owned())
+        .collect()
 }
 
 /// The port of HP-UDP direct transfers when none is given.
@@ -219,8 +241,6 @@ fn rate(text: &str) -> Result<Bitrate, fulmar::config::UnitError> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-
-    use clap::CommandFactory;
 
     use super::*;
 
@@ -254,7 +274,7 @@ mod tests {
                 "fulmar send f h --encrypt --plain",
                 ["--encrypt", "--plain"],
             ),
-            ("fulmar fetch", ["fetch", "unrecognized"]),
+            ("fulmar fetch", ["fetch", "send, recv"]),
             ("fulmar", ["subcommand", "demo"]),
         ] {
             let sentence = refused(line);

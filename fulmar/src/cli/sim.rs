@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::fault::{Exit, Fault};
 use super::link::{Link, described};
 use super::{Pace, Talk};
-use crate::ui::{Figures, Voice, short_time};
+use crate::ui::{self, Figures, Voice, short_time};
 
 /// What can be simulated.
 #[derive(Debug, Subcommand)]
@@ -64,9 +64,9 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
     let start = Instant::now();
     let outcome = transfer.run(start);
     match options.talk.voice() {
-        Voice::Json => print_json(&transfer, &outcome)?,
+        Voice::Json => ui::print_json(&line(&transfer, &outcome)),
         Voice::Quiet => {}
-        Voice::Bar | Voice::Lines => print!("{}", table(&transfer, &outcome, start.elapsed())),
+        Voice::Bar | Voice::Lines => ui::print(&table(&transfer, &outcome, start.elapsed())),
     }
     judged(&outcome)
 }
@@ -232,7 +232,7 @@ impl From<&LinkStats> for LinkLine {
     }
 }
 
-fn print_json(transfer: &Transfer, outcome: &Outcome) -> Result<(), Fault> {
+fn line<'a>(transfer: &Transfer, outcome: &Outcome) -> Line<'a> {
     let goodput = outcome
         .received_after
         .map(|time| Bitrate::from_transfer(transfer.size, time));
@@ -240,7 +240,7 @@ fn print_json(transfer: &Transfer, outcome: &Outcome) -> Result<(), Fault> {
         .up
         .rate
         .map(|rate| rate.scale(1.0 - transfer.up.loss.share()));
-    let line = Line {
+    Line {
         event: "simulated",
         seed: transfer.seed,
         trace: format!("{:016x}", outcome.trace),
@@ -254,11 +254,7 @@ fn print_json(transfer: &Transfer, outcome: &Outcome) -> Result<(), Fault> {
         receiver: Figures::new("simulated", &outcome.receiver),
         link_there: (&outcome.up).into(),
         link_back: (&outcome.down).into(),
-    };
-    let line = serde_json::to_string(&line)
-        .map_err(|error| Fault::failed("cannot write the result", error))?;
-    println!("{line}");
-    Ok(())
+    }
 }
 
 /// Virtual time after which a run is given up.

@@ -53,12 +53,21 @@ impl Voice {
     /// Emits an event to programs.
     pub(crate) fn emit(self, event: &Event<'_>) {
         if self == Self::Json {
-            let line =
-                serde_json::to_string(event).expect("these structures have only string keys");
-            // As above; a reader that wants the rest would still be there.
-            let _ = writeln!(io::stdout(), "{line}");
+            print_json(event);
         }
     }
+}
+
+/// Writes what was asked for to standard output.
+pub(crate) fn print(text: &str) {
+    // A reader that went away has read enough.
+    let _ = io::stdout().write_all(text.as_bytes());
+}
+
+/// Writes one JSON object on a line of its own to standard output.
+pub(crate) fn print_json(object: &impl Serialize) {
+    let line = serde_json::to_string(object).expect("these structures have only string keys");
+    print(&(line + "\n"));
 }
 
 /// One line of JSON. Both ends of a transfer use the same names.
@@ -187,18 +196,26 @@ pub(crate) fn phase_word(phase: Phase) -> &'static str {
     }
 }
 
-/// A foreign name as one harmless line: what a terminal would obey, and bytes that are no UTF-8, as escapes.
+/// A foreign name as one harmless line: what a terminal would obey, and bytes that are no UTF-8, as escapes. Different
+/// names look different.
 pub(crate) fn escaped(name: &[u8]) -> String {
     let mut text = String::new();
     for chunk in name.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '\'' | '"' => text.push(c),
-                _ => text.extend(c.escape_debug()),
-            }
-        }
+        text += &harmless(&chunk.valid().replace('\\', "\\\\"));
         for byte in chunk.invalid() {
-            text.push_str(&format!("\\x{byte:02x}"));
+            text += &format!("\\x{byte:02x}");
+        }
+    }
+    text
+}
+
+/// A sentence that may contain foreign names, as one line that moves no cursor.
+pub(crate) fn harmless(sentence: &str) -> String {
+    let mut text = String::new();
+    for c in sentence.chars() {
+        match c {
+            '\'' | '"' | '\\' => text.push(c),
+            _ => text.extend(c.escape_debug()),
         }
     }
     text
