@@ -416,7 +416,7 @@ impl Receiver {
         let want = match header.kind {
             Kind::Parity => {
                 let last = total.checked_sub(1)? / BLOCK;
-                if header.block > last || header.seq + blocks::k(total, header.block) > 255 {
+                if header.block > last || header.seq > 255 - blocks::k(total, header.block) {
                     return None;
                 }
                 self.chunk
