@@ -199,6 +199,24 @@ fn a_wrong_session_number_has_no_effect() {
     }
 }
 
+/// Off the path even the right address and number do not make a heartbeat: its echo cannot be guessed.
+#[test]
+fn a_heartbeat_with_guessed_stamps_has_no_effect() {
+    for encrypt in [false, true] {
+        assert_unnoticed(
+            "guessed stamps",
+            encrypt,
+            1_500_000,
+            60 * MS,
+            |pair, id, rng| {
+                for bytes in worst_heartbeats(id, rng) {
+                    pair.net.inject(pair.a, B, &bytes);
+                }
+            },
+        );
+    }
+}
+
 /// On the path of a sealed session: whatever is said about the contents, nobody hears it.
 #[test]
 fn forged_chunks_have_no_effect_on_a_sealed_session() {
