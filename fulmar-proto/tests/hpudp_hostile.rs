@@ -180,6 +180,26 @@ fn assert_unnoticed(
 }
 
 #[test]
+fn a_wrong_address_has_no_effect() {
+    for encrypt in [false, true] {
+        assert_unnoticed(
+            "wrong address",
+            encrypt,
+            1_500_000,
+            60 * MS,
+            |pair, id, rng| {
+                let other_port = SocketAddr::new(A.ip(), 9001);
+                for bytes in worst(id, encrypt, rng) {
+                    pair.net.inject(pair.b, MALLORY, &bytes);
+                    pair.net.inject(pair.b, other_port, &bytes);
+                    pair.net.inject(pair.a, MALLORY, &bytes);
+                }
+            },
+        );
+    }
+}
+
+#[test]
 fn a_wrong_session_number_has_no_effect() {
     for encrypt in [false, true] {
         assert_unnoticed(
