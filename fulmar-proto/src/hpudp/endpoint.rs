@@ -286,7 +286,9 @@ impl Endpoint {
             key.1 == header.session
                 && match (session, header.kind) {
                     (Session::Sender(_), Kind::Heartbeat) => true,
-                    (Session::Receiver(it), Kind::Data | Kind::Parity) => it.encrypted(),
+                    (Session::Receiver(it), Kind::Data | Kind::Parity) => {
+                        it.encrypted() && !it.is_over()
+                    }
                     _ => false,
                 }
         });

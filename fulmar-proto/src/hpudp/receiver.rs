@@ -357,14 +357,19 @@ impl Receiver {
     ) -> bool {
         match self.state {
             State::Offered | State::Receiving => {}
-            State::Verifying => {
+            State::Verifying | State::Complete { .. } => {
                 shared.counters.add(Counter::Late, 1);
-                return true;
+                // Late or not: what is not authentic moves no session to another address.
+                let authentic = self.open(header, datagram).is_some();
+                if authentic {
+                    self.remind(now);
+                }
+                return authentic;
             }
-            State::Complete { .. } | State::Lingering => {
+            State::Lingering => {
                 shared.counters.add(Counter::Late, 1);
                 self.remind(now);
-                return true;
+                return false;
             }
             State::Closed => return false,
         }
@@ -423,7 +428,7 @@ impl Receiver {
         let want = match header.kind {
             Kind::Parity => {
                 let last = total.checked_sub(1)? / BLOCK;
-                if header.block > last || header.seq + blocks::k(total, header.block) > 255 {
+                if header.block > last || header.seq > 255 - blocks::k(total, header.block) {
                     return None;
                 }
                 self.chunk

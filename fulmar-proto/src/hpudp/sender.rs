@@ -40,6 +40,8 @@ pub(super) struct Sender {
     state: State,
     /// The receiver answered; with which extension block.
     answered: bool,
+    /// And showed that it got something of ours: a key it answered with a key, or a stamp it echoed.
+    proved: bool,
     extension: Option<Extension>,
     layout: Option<Layout>,
     chunk: usize,
@@ -163,6 +165,7 @@ impl Sender {
             secret,
             sealer: None,
             answered: false,
+            proved: false,
             extension: None,
             layout: None,
             chunk,
@@ -334,12 +337,13 @@ impl Sender {
         self.extension = Extension::parse(datagram, datagram.len() - HEADER - payload.len())
             .filter(|_| shared.config.extensions);
         self.state = State::Streaming;
-        self.connected(now, shared);
+        self.proved = true;
+        self.timers.stop(Timer::Request);
+        self.connected(now, self.extension.is_some(), shared);
     }
 
-    fn connected(&mut self, now: Instant, shared: &mut Shared<'_>) {
+    fn connected(&mut self, now: Instant, extended: bool, shared: &mut Shared<'_>) {
         self.answered = true;
-        self.timers.stop(Timer::Request);
         self.timers.stop(Timer::Patience);
         self.timers.set(Timer::Silence, now + FIRST_SILENCE);
         self.wake = Some(now);
@@ -347,7 +351,7 @@ impl Sender {
         shared.events.push_back(Event::Connected {
             tag,
             encrypted,
-            extended: self.extension.is_some(),
+            extended,
         });
     }
 
@@ -362,7 +366,7 @@ impl Sender {
             return;
         }
         if !self.answered {
-            self.connected(now, shared);
+            self.connected(now, self.extension.is_some(), shared);
         }
         self.contiguous = self.total;
         self.outgoing
@@ -385,9 +389,20 @@ impl Sender {
             shared.counters.add(Counter::Implausible, 1);
             return false;
         };
-        if !self.answered {
+        if beat.echo == 0 {
+            // Somebody answers, and knows none of our packets: anyone can say that, so it settles nothing.
+            if !self.answered {
+                self.connected(now, beat.extension.is_some(), shared);
+            }
+            return false;
+        }
+        if !self.proved {
+            self.proved = true;
+            self.timers.stop(Timer::Request);
             self.extension = beat.extension.filter(|_| shared.config.extensions);
-            self.connected(now, shared);
+        }
+        if !self.answered {
+            self.connected(now, self.extension.is_some(), shared);
         }
         if self.extension.is_some() && beat.extension.is_none() {
             // Damaged: this receiver always adds its block, and the block guards the rest.
@@ -452,13 +467,12 @@ impl Sender {
     }
 
     fn is_plausible(&self, beat: &Heartbeat) -> bool {
+        if beat.echo == 0 {
+            return beat.dispersion == 0 && beat.contiguous == 0 && beat.nacks.is_empty();
+        }
         let claims = beat.contiguous == 0 || beat.contiguous < self.next;
-        let echo = if beat.echo == 0 {
-            beat.dispersion == 0
-        } else {
-            self.marks.issued(beat.echo)
-        };
-        claims && echo && beat.nacks.iter().all(|seq| *seq < self.next)
+        let sent = beat.nacks.iter().all(|seq| *seq < self.next);
+        claims && sent && self.marks.issued(beat.echo)
     }
 
     fn free(&mut self, shared: &mut Shared<'_>) {
@@ -594,7 +608,7 @@ impl Sender {
 
     pub(super) fn on_timeout(&mut self, now: Instant, shared: &mut Shared<'_>) {
         let config = shared.config;
-        if self.timers.expire(Timer::Request, now) && !self.answered {
+        if self.timers.expire(Timer::Request, now) && !self.proved {
             self.retry = (self.retry * 2).min(config.request_retry_max);
             self.timers.set(Timer::Request, now + self.retry);
             self.outgoing.push_back(self.asked.clone());
