@@ -280,7 +280,7 @@ impl Delivery {
                 }
                 self.rate = self.capacity();
                 self.mode = Mode::Cruise;
-                self.restart(delay <= limit);
+                self.restart(round.sent, delay <= limit);
             }
             Mode::Cruise if lossy || queued => {
                 let first = self.settled_at.is_none();
@@ -326,10 +326,11 @@ impl Delivery {
     }
 
     /// Goes on with Startup if what interrupted it was the path's own loss, and nothing queues.
-    fn restart(&mut self, idle: bool) {
+    fn restart(&mut self, sent: f64, idle: bool) {
+        let innocent = self.suspect <= self.base_loss + margin(self.base_loss, sent);
         if let Some(rate) = self.interrupted.take()
             && idle
-            && self.base_loss > 0.0
+            && innocent
         {
             self.rate = rate;
             self.mode = Mode::Startup;
