@@ -340,7 +340,7 @@ impl Receiver {
     pub(super) fn on_stored(&mut self, len: usize, config: &Config) {
         self.unstored = self.unstored.saturating_sub(len);
         self.stored_since_beat += len as u64;
-        if self.throttled && self.unstored < config.unstored_memory / 4 {
+        if self.throttled && self.unstored <= config.unstored_memory / 8 {
             self.throttled = false;
             self.beat.due = self.extended && self.state == State::Receiving;
         }
@@ -734,8 +734,12 @@ impl Receiver {
     }
 
     fn feedback(&mut self, now: Instant, config: &Config) -> Feedback {
-        let room = config.unstored_memory.saturating_sub(self.unstored) / self.chunk;
-        self.throttled = room * self.chunk < config.unstored_memory / 2;
+        // Storage that keeps up sets no limit: what it holds now is gone before more can come.
+        self.throttled = self.unstored > config.unstored_memory / 4;
+        let room = match config.unstored_memory.saturating_sub(self.unstored) / self.chunk {
+            room if self.throttled => u32::try_from(room).unwrap_or(u32::MAX),
+            _ => u32::MAX,
+        };
         let held = now.duration_since(self.arrivals.highest_at).as_micros();
         Feedback {
             received: self.arrivals.count,
@@ -743,7 +747,7 @@ impl Receiver {
                 .unwrap_or(u64::MAX),
             highest: self.arrivals.highest,
             held: u32::try_from(held).unwrap_or(u32::MAX),
-            room: u32::try_from(room).unwrap_or(u32::MAX),
+            room,
         }
     }
 
