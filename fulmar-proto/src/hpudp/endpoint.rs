@@ -193,6 +193,7 @@ impl Endpoint {
         if let Some(Session::Receiver(it)) = self.sessions.get_mut(&key)
             && it.is_repeat(&request)
         {
+            it.hear(datagram.len());
             it.on_repeat(now);
             return;
         }
@@ -224,7 +225,8 @@ impl Endpoint {
             &secret,
             &mut shared,
         ) {
-            Ok(receiver) => {
+            Ok(mut receiver) => {
+                receiver.hear(datagram.len());
                 self.tags.insert(tag, key);
                 self.sessions
                     .insert(key, Session::Receiver(Box::new(receiver)));
@@ -342,6 +344,9 @@ impl engine::Endpoint for Endpoint {
             return self.on_rebound(now, meta.from, &header, payload);
         }
         self.with(now, key, |session, shared| {
+            if let Session::Receiver(it) = session {
+                it.hear(payload.len());
+            }
             session.on_datagram(now, &header, payload, shared)
         });
     }

@@ -8,14 +8,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::blocks::{Arrival, Blocks, Run};
-use super::config::{
-    BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, DATAGRAM_MAX, HEADER, Layout, NACKS, TAG,
-};
+use super::config::{BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, DATAGRAM_MAX, HEADER, Layout, TAG};
 use super::packet::{
     EXTENSION_MAX, Extension, Feedback, Header, Heartbeat, Kind, SessionReq, control, exact,
     feature, flag,
 };
-use super::session::{Counter, Shared, Timer, table_interval};
+use super::session::{Counter, Ledger, Shared, Timer, table_interval};
 use super::{Event, Failure, Phase, Reason, Snapshot, Tag, blocks, keys};
 use crate::crypto::{Opener, Secret};
 use crate::engine::{Bitrate, Timers};
@@ -38,6 +36,7 @@ pub(super) struct Receiver {
     blocks: Blocks,
     timers: Timers<Timer>,
     outgoing: VecDeque<Vec<u8>>,
+    ledger: Ledger,
     started: Instant,
     arrivals: Arrivals,
     beat: Beat,
@@ -158,6 +157,7 @@ impl Receiver {
             request,
             timers,
             outgoing: VecDeque::new(),
+            ledger: Ledger::default(),
             started: now,
             arrivals: Arrivals {
                 count: 0,
@@ -196,6 +196,11 @@ impl Receiver {
             encrypted: it.opener.is_some(),
         });
         Ok(it)
+    }
+
+    /// A datagram of so many bytes came from the peer's address, whatever is in it.
+    pub(super) fn hear(&mut self, len: usize) {
+        self.ledger.hear(len);
     }
 
     /// Whether a request is the one this session came from, sent again (4.1).
@@ -374,6 +379,9 @@ impl Receiver {
             // Storage is behind. What is dropped here is asked for again, and its absence slows the sender.
             shared.counters.add(Counter::Backpressure, 1);
             return true;
+        }
+        if self.opener.is_some() {
+            self.ledger.prove();
         }
         self.note(now, header);
         let mut runs = std::mem::take(shared.runs);
@@ -592,17 +600,24 @@ impl Receiver {
         buf: &mut Vec<u8>,
         shared: &mut Shared<'_>,
     ) -> bool {
-        if let Some(bytes) = self.outgoing.pop_front() {
-            buf.extend_from_slice(&bytes);
-            return true;
+        while let Some(bytes) = self.outgoing.pop_front() {
+            if self.ledger.say(bytes.len()) {
+                buf.extend_from_slice(&bytes);
+                return true;
+            }
         }
         if !std::mem::take(&mut self.beat.due)
             || !matches!(self.state, State::Receiving | State::Verifying)
         {
             return false;
         }
+        let before = buf.len();
         self.write_beat(now, buf, shared);
-        true
+        let may = self.ledger.say(buf.len() - before);
+        if !may {
+            buf.truncate(before);
+        }
+        may
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -710,12 +725,13 @@ impl Receiver {
     fn missing(&mut self, now: Instant, contiguous: u64) -> Vec<u64> {
         let mut list = Vec::new();
         let interval = self.interval();
+        let fixed = HEADER + 36 + if self.extended { EXTENSION_MAX } else { 0 };
+        let limit = self.ledger.room().min(DATAGRAM_MAX).saturating_sub(fixed) / 8;
         if !self.extended {
             self.blocks
-                .missing(now, contiguous, interval * 2, NACKS, &mut list);
+                .missing(now, contiguous, interval * 2, limit, &mut list);
             return list;
         }
-        let limit = (DATAGRAM_MAX - HEADER - 36 - EXTENSION_MAX) / 8;
         let quiet = (interval * 2).max(QUIET);
         let from = self.beat.cursor.max(contiguous);
         self.blocks.missing(now, from, quiet, limit, &mut list);

@@ -22,6 +22,45 @@ pub(super) struct Shared<'a> {
     pub(super) guard: bool,
 }
 
+/// Bytes heard from and said to a peer: at most three times as many, until it has proved that it is where its packets
+/// say (E1, 19.5). In a plain session nothing can prove it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ledger {
+    heard: usize,
+    said: usize,
+    proved: bool,
+}
+
+impl Ledger {
+    /// A datagram of so many bytes came from there.
+    pub(super) fn hear(&mut self, len: usize) {
+        self.heard = self.heard.saturating_add(len);
+    }
+
+    /// A packet came that was sealed under a key only a host at that address could know.
+    pub(super) fn prove(&mut self) {
+        self.proved = true;
+    }
+
+    /// Bytes that may be said now.
+    pub(super) fn room(&self) -> usize {
+        if self.proved {
+            usize::MAX
+        } else {
+            self.heard.saturating_mul(3).saturating_sub(self.said)
+        }
+    }
+
+    /// Whether a datagram of so many bytes may leave; if so it is counted.
+    pub(super) fn say(&mut self, len: usize) -> bool {
+        let may = len <= self.room();
+        if may {
+            self.said = self.said.saturating_add(len);
+        }
+        may
+    }
+}
+
 /// The timers of a session, of either half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Timer {
