@@ -269,6 +269,8 @@ struct Lone {
     replies: Vec<Vec<u8>>,
     offers: Vec<Vec<u8>>,
     events: usize,
+    /// Bytes handed up.
+    stored: u64,
     buf: Vec<u8>,
 }
 
@@ -282,6 +284,7 @@ impl Lone {
             replies: Vec::new(),
             offers: Vec::new(),
             events: 0,
+            stored: 0,
             buf: Vec::new(),
         }
     }
@@ -296,6 +299,12 @@ impl Lone {
             ecn: None,
         };
         self.endpoint.handle_datagram(self.now, meta, &mut self.buf);
+        self.drain();
+    }
+
+    fn accept(&mut self, tag: Tag) {
+        self.endpoint
+            .handle_command(self.now, Command::Accept { tag });
         self.drain();
     }
 
@@ -318,11 +327,14 @@ impl Lone {
                         self.offers.push(name);
                         self.accepting.then_some(Command::Accept { tag })
                     }
-                    Event::Chunk { tag, bytes, .. } => Some(Command::Stored {
-                        tag,
-                        len: bytes.len(),
-                        buffer: bytes,
-                    }),
+                    Event::Chunk { tag, bytes, .. } => {
+                        self.stored += bytes.len() as u64;
+                        Some(Command::Stored {
+                            tag,
+                            len: bytes.len(),
+                            buffer: bytes,
+                        })
+                    }
                     Event::Received { tag } => Some(Command::Abort {
                         tag,
                         reason: Reason::HASH_MISMATCH,
@@ -498,6 +510,39 @@ fn strangers_are_sent_at_most_three_times_what_they_sent() {
         }
         lone.pass(Duration::from_secs(40));
         assert_eq!(lone.endpoint.sessions(), 0, "everything ends");
+    }
+}
+
+/// 0-RTT data overtakes the application's decision. It waits, or is asked for again; it is not handed up before.
+#[test]
+fn nothing_is_handed_up_before_the_application_accepts() {
+    for size in [1u64, 5 * 1368, 137_000, 500_000] {
+        let mut lone = Lone::new(Config::default());
+        lone.accepting = false;
+        lone.hear(MALLORY, &session_req(1, size, None, b"f"));
+        let body = [0x5a; 1368];
+        let chunk = |seq: u64| {
+            let len = (size - seq * 1368).min(1368) as usize;
+            packet(
+                kind::DATA,
+                1,
+                (seq, seq / 100),
+                len,
+                0,
+                seq + 1,
+                &body[..len],
+            )
+        };
+        let total = size.div_ceil(1368);
+        for seq in 0..total {
+            lone.hear(MALLORY, &chunk(seq));
+        }
+        assert_eq!(lone.events, 1, "the offer and nothing else");
+        lone.accept(Tag(1 << 63));
+        for seq in 0..total {
+            lone.hear(MALLORY, &chunk(seq));
+        }
+        assert_eq!(lone.stored, size);
     }
 }
 

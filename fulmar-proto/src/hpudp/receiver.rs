@@ -41,6 +41,8 @@ pub(super) struct Receiver {
     arrivals: Arrivals,
     beat: Beat,
     train: Train,
+    /// File bytes that came before the application accepted; a block's worth.
+    early: Vec<Run>,
     unstored: usize,
     stored_since_beat: u64,
     duplicates: u64,
@@ -73,7 +75,9 @@ enum State {
 #[derive(Debug)]
 struct Arrivals {
     count: u64,
+    /// When the last of them came; and the last one of all, though there may have been no room for it.
     last: Instant,
+    seen: Instant,
     /// Stamp of the packet that came last, and the highest one with its time.
     echo: u64,
     highest: u64,
@@ -162,6 +166,7 @@ impl Receiver {
             arrivals: Arrivals {
                 count: 0,
                 last: now,
+                seen: now,
                 echo: 0,
                 highest: 0,
                 highest_at: now,
@@ -178,6 +183,7 @@ impl Receiver {
                 idle: true,
             },
             train: Train::default(),
+            early: Vec::new(),
             unstored: 0,
             stored_since_beat: 0,
             duplicates: 0,
@@ -287,6 +293,8 @@ impl Receiver {
             return;
         }
         self.state = State::Receiving;
+        let mut early = std::mem::take(&mut self.early);
+        self.hand_up(&mut early, shared);
         self.answer(now);
         let first = if self.accept.is_some() {
             ACCEPT_AGAIN
@@ -375,13 +383,14 @@ impl Receiver {
             shared.counters.add(Counter::Refused, 1);
             return false;
         };
-        if self.unstored > shared.config.unstored_memory {
-            // Storage is behind. What is dropped here is asked for again, and its absence slows the sender.
-            shared.counters.add(Counter::Backpressure, 1);
-            return true;
-        }
         if self.opener.is_some() {
             self.ledger.prove();
+        }
+        self.arrivals.seen = now;
+        if self.unstored > shared.config.unstored_memory || !self.early.is_empty() {
+            // Storage is behind, or the application has not decided. What is dropped here is asked for again, and its absence slows the sender.
+            shared.counters.add(Counter::Backpressure, 1);
+            return true;
         }
         self.note(now, header);
         let mut runs = std::mem::take(shared.runs);
@@ -408,6 +417,19 @@ impl Receiver {
             Arrival::Duplicate => self.duplicates += 1,
             Arrival::Refused => shared.counters.add(Counter::Refused, 1),
         }
+        if self.state == State::Offered {
+            self.early.append(&mut runs);
+        } else {
+            self.hand_up(&mut runs, shared);
+        }
+        *shared.runs = runs;
+        if self.blocks.complete() && self.state == State::Receiving {
+            self.verify(now, shared);
+        }
+        true
+    }
+
+    fn hand_up(&mut self, runs: &mut Vec<Run>, shared: &mut Shared<'_>) {
         for Run { offset, bytes } in runs.drain(..) {
             self.unstored += bytes.len();
             shared.events.push_back(Event::Chunk {
@@ -416,11 +438,6 @@ impl Receiver {
                 bytes,
             });
         }
-        *shared.runs = runs;
-        if self.blocks.complete() && self.state == State::Receiving {
-            self.verify(now, shared);
-        }
-        true
     }
 
     /// Checks a packet against the session and opens it; the plaintext, if it is one of ours (2.4).
@@ -554,7 +571,7 @@ impl Receiver {
             });
         }
         if self.timers.expire(Timer::Inactivity, now) {
-            let dead = self.arrivals.last + self.inactivity(shared.config);
+            let dead = self.arrivals.seen + self.inactivity(shared.config);
             if dead <= now {
                 self.end(now, Err(Failure::Silent), shared);
             } else {
@@ -650,6 +667,7 @@ impl Receiver {
 
     fn linger(&mut self, now: Instant, shared: &mut Shared<'_>) {
         self.blocks.clear(shared.pool);
+        self.early = Vec::new();
         self.opener = None;
         self.state = State::Lingering;
         self.timers = Timers::new();
