@@ -546,6 +546,71 @@ fn nothing_is_handed_up_before_the_application_accepts() {
     }
 }
 
+/// Requests from everywhere, without end: the table stays small, and a sender that means it gets in and through.
+#[test]
+fn a_flood_of_requests_locks_nobody_out() {
+    for encrypt in [false, true] {
+        let seed = seed(1);
+        let mut rng = Rng::new(seed);
+        let (outcome, peak, kept) = measured(|| {
+            let config = Config::default();
+            let mut pair = Pair::fulmars(
+                seed,
+                (config.clone(), config),
+                link(100, 60, 0.01),
+                3_000_000,
+            );
+            pair.apps.strangers = Strangers::Accepted;
+            let mut most = 0;
+            for round in 0..6_000u32 {
+                if round == 1_000 {
+                    pair.send(encrypt);
+                }
+                let key = rng.chance(0.1).then_some([9; 32]);
+                let request = session_req(rng.next_u64() as u32, 1 << 40, key, b"stranger");
+                pair.net.inject(pair.b, stranger(round), &request);
+                pair.run_for(MS);
+                most = most.max(pair.net.node(pair.b).endpoint().sessions());
+            }
+            pair.assert_done("a transfer in the flood");
+            let busy = pair.net.node(pair.b).count(Counter::Busy);
+            println!(
+                "at most {most} sessions, {} offers, {busy} told busy",
+                pair.apps.offers
+            );
+            assert!(most <= 1024, "{most} sessions");
+            pair.run_for(Duration::from_secs(40));
+            assert_eq!(pair.net.node(pair.b).endpoint().sessions(), 0);
+            most
+        });
+        println!("peak {peak}, kept {kept}, {outcome}");
+        assert!(peak < 48 << 20 && kept.abs() < 1 << 16, "{peak} {kept}");
+    }
+}
+
+/// A single lane is a single lane, and a request without data does not hold it.
+#[test]
+fn only_a_session_that_brings_data_takes_a_place() {
+    let config = Config {
+        sessions: 1,
+        ..Config::default()
+    };
+    let mut lone = Lone::new(config);
+    let body = [0x5a; 1368];
+    let data = |id| packet(kind::DATA, id, (0, 0), 1368, 0, 1, &body);
+    for n in 0..5 {
+        lone.hear(stranger(n), &session_req(n, 1 << 20, None, b"f"));
+    }
+    assert_eq!(lone.offers.len(), 5, "none of them has the place yet");
+    lone.hear(stranger(3), &data(3));
+    lone.hear(stranger(4), &data(4));
+    let busy = |id| packet(kind::REJECT, id, (0, 0), 1, 0, 0, &[3]);
+    assert!(lone.replies.contains(&busy(4)), "the second one is told");
+    assert!(!lone.replies.contains(&busy(3)), "the first one has it");
+    lone.hear(stranger(9), &session_req(9, 1 << 20, None, b"f"));
+    assert!(lone.replies.contains(&busy(9)), "so has nobody else");
+}
+
 #[test]
 fn a_claim_of_a_terabyte_costs_nothing() {
     for key in [None, Some([9; 32])] {
