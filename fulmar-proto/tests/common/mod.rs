@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use fulmar_proto::engine::{Endpoint as _, RangeSet};
+use fulmar_proto::engine::RangeSet;
 use fulmar_proto::hpudp::{
     Command, Config, Counter, Endpoint, Event, Failure, Reason, Request, Snapshot, Tag,
 };
