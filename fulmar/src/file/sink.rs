@@ -113,14 +113,23 @@ impl Directory {
         name::check(raw)
     }
 
-    /// Begins a file that will be called `name` and have `size` bytes. Nothing is allocated for it; a size that cannot
-    /// fit is refused now rather than at the last byte.
+    /// Makes sure that files can be made here, by making one and removing it.
     ///
     /// # Errors
-    /// [`CreateError`]; no trace is left.
-    pub fn create(&self, name: &str, size: u64) -> Result<Partial, CreateError> {
-        let name = name::check(name.as_bytes())?;
-        match rustix::fs::statat(&*self.fd, &name, AtFlags::SYMLINK_NOFOLLOW) {
+    /// Those of the file system: no permission, or mounted read-only.
+    pub fn check_writable(&self) -> io::Result<()> {
+        let (_, temporary) = self.temporary("probe")?;
+        rustix::fs::unlinkat(&*self.fd, &temporary, AtFlags::empty()).map_err(io::Error::from)
+    }
+
+    /// Makes sure that a file called `name` of `size` bytes can begin, without making anything. Nothing is reserved:
+    /// what is true now may no longer be at [`create`](Self::create), which asks again.
+    ///
+    /// # Errors
+    /// [`CreateError`].
+    pub fn check_room(&self, name: &str, size: u64) -> Result<(), CreateError> {
+        name::check(name.as_bytes())?;
+        match rustix::fs::statat(&*self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => {}
             Ok(_) => return Err(CreateError::Exists),
             Err(error) => return Err(CreateError::Storage(error.into())),
@@ -131,14 +140,18 @@ impl Directory {
         if size > free {
             return Err(CreateError::NoSpace { size, free });
         }
-        let random = getrandom::u64()
-            .map_err(|error| CreateError::Storage(io::Error::other(error.to_string())))?;
-        let temporary = name::temporary(&name, random);
-        // One component, never followed, never existing: there is nothing left for a resolve flag to forbid.
-        let flags =
-            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&*self.fd, &temporary, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|error| CreateError::Storage(error.into()))?;
+        Ok(())
+    }
+
+    /// Begins a file that will be called `name` and have `size` bytes. Nothing is allocated for it; a size that cannot
+    /// fit is refused now rather than at the last byte.
+    ///
+    /// # Errors
+    /// [`CreateError`]; no trace is left.
+    pub fn create(&self, name: &str, size: u64) -> Result<Partial, CreateError> {
+        let name = name::check(name.as_bytes())?;
+        self.check_room(&name, size)?;
+        let (fd, temporary) = self.temporary(&name).map_err(CreateError::Storage)?;
         Ok(Partial {
             file: File::from(fd),
             size,
@@ -147,6 +160,17 @@ impl Directory {
             hash: FileHash::new(),
             temporary: Some(temporary),
         })
+    }
+
+    /// A private file under a hidden name that nobody can guess, and that name.
+    fn temporary(&self, name: &str) -> io::Result<(OwnedFd, String)> {
+        let random = getrandom::u64().map_err(|error| io::Error::other(error.to_string()))?;
+        let temporary = name::temporary(name, random);
+        // One component, never followed, never existing: there is nothing left for a resolve flag to forbid.
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&*self.fd, &temporary, flags, Mode::RUSR | Mode::WUSR)?;
+        Ok((fd, temporary))
     }
 }
 

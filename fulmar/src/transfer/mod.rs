@@ -103,6 +103,8 @@ pub enum Update {
         peer: SocketAddr,
         /// Final figures.
         snapshot: Snapshot,
+        /// Whether it came to more than an offer: a packet, or a fault of this side.
+        began: bool,
         /// Why.
         error: TransferError,
     },

@@ -24,7 +24,8 @@ use crate::file::{CreateError, Directory, FinishError, Partial};
 pub struct ReceiveOptions {
     /// Parameters of the protocol. [`Config::socket_datagrams`] 0 is replaced by what the socket holds.
     pub config: Config,
-    /// End after the first accepted transfer, however it ends.
+    /// End after the first transfer that brought a packet, however it ends. An offer that nothing follows is no
+    /// transfer: anybody can forge one.
     pub once: bool,
 }
 
@@ -59,7 +60,11 @@ impl Receiver {
         listen: SocketAddr,
         options: ReceiveOptions,
     ) -> Result<Self, TransferError> {
-        let opened = Directory::open(directory).map_err(|error| {
+        let opened = Directory::open(directory).and_then(|opened| {
+            opened.check_writable()?;
+            Ok(opened)
+        });
+        let opened = opened.map_err(|error| {
             let what = format!("cannot receive into {}", directory.display());
             TransferError::new(
                 Kind::Failed,
@@ -155,7 +160,7 @@ struct Receiving<'a, E: Endpoint, O> {
     observer: O,
     sessions: BTreeMap<Tag, Incoming>,
     tally: Tally,
-    /// How the last accepted transfer ended.
+    /// How the last transfer ended, offers that nothing followed apart.
     last: Option<Result<(), TransferError>>,
     /// Nothing new is accepted.
     closing: bool,
@@ -172,6 +177,8 @@ struct Incoming {
 }
 
 enum State {
+    /// Nothing came yet, and nothing is on the disk for it: offers cost their senders one packet each.
+    Accepted { size: u64 },
     /// Bytes come in.
     Writing(Box<Partial>),
     /// Another thread verifies it.
@@ -246,8 +253,7 @@ where
             admit(self.directory, raw, size)
         };
         match admitted {
-            Ok(partial) => {
-                let name = partial.name().to_owned();
+            Ok(name) => {
                 (self.observer)(&Update::Connected {
                     name: name.clone(),
                     peer: from,
@@ -258,7 +264,7 @@ where
                     name,
                     from,
                     hash,
-                    state: State::Writing(Box::new(partial)),
+                    state: State::Accepted { size },
                     fault: None,
                 };
                 self.sessions.insert(tag, incoming);
@@ -279,6 +285,7 @@ where
     }
 
     fn chunk(&mut self, tag: Tag, offset: u64, bytes: Vec<u8>) -> Result<(), TransferError> {
+        self.begin(tag)?;
         if let Some(incoming) = self.sessions.get_mut(&tag)
             && let State::Writing(partial) = &mut incoming.state
             && let Err(error) = partial.write_at(offset, &bytes)
@@ -294,8 +301,36 @@ where
         })
     }
 
+    /// Makes the file of a session that has none yet.
+    fn begin(&mut self, tag: Tag) -> Result<(), TransferError> {
+        let Some(incoming) = self.sessions.get_mut(&tag) else {
+            return Ok(());
+        };
+        let State::Accepted { size } = incoming.state else {
+            return Ok(());
+        };
+        match self.directory.create(&incoming.name, size) {
+            Ok(partial) => {
+                incoming.state = State::Writing(Box::new(partial));
+                Ok(())
+            }
+            Err(error) => {
+                let reason = refusal(&error);
+                let fault = TransferError::new(
+                    Kind::Failed,
+                    attempt(&incoming.name, incoming.from),
+                    error,
+                    "make room, or check the disk, then have it sent again",
+                );
+                self.give_up(tag, reason, fault)
+            }
+        }
+    }
+
     /// Verifies a complete file on a thread of its own, which also answers the endpoint.
     fn received(&mut self, tag: Tag) -> Result<(), TransferError> {
+        // An empty file has brought no chunk.
+        self.begin(tag)?;
         let Some(incoming) = self.sessions.get_mut(&tag) else {
             return Ok(());
         };
@@ -338,10 +373,11 @@ where
         let verdict = match std::mem::replace(&mut incoming.state, State::Over) {
             // Its file may be complete although the peer is gone; its thread knows, or will in a moment.
             State::Finishing(outcome) => outcome.recv().ok(),
-            State::Writing(_) | State::Over => None,
+            State::Accepted { .. } | State::Writing(_) | State::Over => None,
         };
         let fault = incoming.fault.take();
-        let update = match (verdict, fault, result) {
+        let began = fault.is_some() || verdict.is_some() || snapshot.data + snapshot.parities > 0;
+        let error = match (verdict, fault, result) {
             (Some(Ok(path)), _, _) => {
                 self.tally.files += 1;
                 self.tally.bytes += snapshot.size;
@@ -367,10 +403,11 @@ where
             name,
             peer,
             snapshot,
-            error: update,
+            began,
+            error,
         };
         (self.observer)(&update);
-        if let Update::Failed { error, .. } = update {
+        if began && let Update::Failed { error, .. } = update {
             self.last = Some(Err(error));
         }
     }
@@ -380,7 +417,7 @@ where
         let tags: Vec<Tag> = self.sessions.keys().copied().collect();
         for tag in tags {
             let incoming = &self.sessions[&tag];
-            if matches!(incoming.state, State::Writing(_)) {
+            if matches!(incoming.state, State::Accepted { .. } | State::Writing(_)) {
                 let fault = TransferError::stopped(attempt(&incoming.name, incoming.from));
                 self.give_up(tag, Reason::DISCONNECT, fault)?;
             }
@@ -430,17 +467,21 @@ where
     }
 }
 
-/// A place for an offered file, or what its sender is told and what the user is.
-fn admit(directory: &Directory, raw: &[u8], size: u64) -> Result<Partial, (Reason, String)> {
+/// The name for an offered file that can be received, or what its sender is told and what the user is.
+fn admit(directory: &Directory, raw: &[u8], size: u64) -> Result<String, (Reason, String)> {
     let name = Directory::check_name(raw).map_err(|error| (Reason::INVALID, error.to_string()))?;
-    directory.create(&name, size).map_err(|error| {
-        let reason = match error {
-            CreateError::Name(_) => Reason::INVALID,
-            CreateError::Exists => Reason::EXISTS,
-            CreateError::NoSpace { .. } | CreateError::Storage(_) => Reason::STORAGE,
-        };
-        (reason, error.to_string())
-    })
+    match directory.check_room(&name, size) {
+        Ok(()) => Ok(name),
+        Err(error) => Err((refusal(&error), error.to_string())),
+    }
+}
+
+fn refusal(error: &CreateError) -> Reason {
+    match error {
+        CreateError::Name(_) => Reason::INVALID,
+        CreateError::Exists => Reason::EXISTS,
+        CreateError::NoSpace { .. } | CreateError::Storage(_) => Reason::STORAGE,
+    }
 }
 
 fn reason_for(error: &FinishError) -> Reason {

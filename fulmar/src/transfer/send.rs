@@ -153,6 +153,7 @@ where
         let hash = self.hash(path, &source)?;
         let to = self.options.to;
         let mut encrypt = self.options.encrypt != Encryption::Off;
+        let patience = Instant::now() + self.options.config.request_timeout;
         loop {
             let name = source.name().to_owned();
             let request = Request {
@@ -187,6 +188,12 @@ where
                 {
                     encrypt = false;
                     (self.observer)(&Update::Unencrypted { name, peer: to });
+                }
+                // Too many sessions at the receiver, or the number of another: either passes by itself.
+                Err(Failure::Refused(Reason::BUSY | Reason::COLLISION))
+                    if Instant::now() < patience =>
+                {
+                    self.wait(AGAIN, path)?;
                 }
                 Err(failure) => return Err(self.failed(path, &source, failure)),
             }
@@ -301,6 +308,21 @@ where
         }
     }
 
+    /// Lets time pass, unless the user stops it.
+    fn wait(&mut self, time: Duration, path: &Path) -> Result<(), TransferError> {
+        let end = Instant::now() + time;
+        loop {
+            if self.options.stop.load(Relaxed) {
+                return Err(TransferError::stopped(attempt(path, self.options.to)));
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.event(left.min(TICK))?;
+        }
+    }
+
     /// Keeps the socket until every session is closed, or `patience` is at its end.
     fn linger(&mut self, patience: Duration) {
         let end = Instant::now() + patience;
@@ -384,7 +406,7 @@ fn unreadable(path: &Path, error: SourceError) -> TransferError {
             (Kind::Failed, "send it under a plain name")
         }
         SourceError::Changed | SourceError::Shortened => {
-            (Kind::Integrity, "send it again when nobody writes to it")
+            (Kind::Failed, "send it again when nobody writes to it")
         }
         SourceError::Read(_) => (Kind::Failed, "check the disk it is on"),
         SourceError::Stopped => (Kind::Stopped, "start it again"),
@@ -396,3 +418,6 @@ fn unreadable(path: &Path, error: SourceError) -> TransferError {
         advice,
     )
 }
+
+/// Time between attempts at a busy receiver.
+const AGAIN: Duration = Duration::from_millis(500);

@@ -72,6 +72,7 @@ fn peer() -> SocketAddr {
 fn end(tag: Tag, result: Result<(), Failure>, size: u64) -> [Event; 2] {
     let snapshot = Snapshot {
         size,
+        data: 1,
         ..Snapshot::default()
     };
     [
@@ -260,7 +261,29 @@ fn a_source_that_changes_aborts_with_its_reason() {
     .unwrap_err();
     let source = error.source().unwrap().downcast_ref::<SourceError>();
     assert!(matches!(source, Some(SourceError::Shortened)), "{error}");
-    assert_eq!(error.exit_code(), 5);
+    assert_eq!(error.exit_code(), 1);
+}
+
+#[test]
+fn a_busy_receiver_is_asked_again() {
+    let place = tempfile::tempdir().unwrap();
+    let paths = [put(place.path(), "x", b"x")];
+    let attempt = |mut busy: VecDeque<Reason>| {
+        let busy = Mutex::new(move || busy.pop_front());
+        let arrived = Arc::default();
+        let handle = taker(move |_| busy.lock().unwrap()(), Arc::clone(&arrived));
+        let sent = send_through(&handle, &paths, &SendOptions::new(peer()), |_| ());
+        sent.map(|_| arrived.lock().unwrap().len())
+            .map_err(|error| error.exit_code())
+    };
+    assert_eq!(attempt([Reason::BUSY, Reason::COLLISION].into()), Ok(1));
+    assert_eq!(attempt([Reason::BUSY, Reason::EXISTS].into()), Err(6));
+    // Not for ever.
+    let handle = taker(|_| Some(Reason::BUSY), Arc::default());
+    let mut options = SendOptions::new(peer());
+    options.config.request_timeout = Duration::from_millis(1);
+    let error = send_through(&handle, &paths, &options, |_| ()).unwrap_err();
+    assert_eq!(error.exit_code(), 6);
 }
 
 #[test]
@@ -566,6 +589,108 @@ fn a_session_that_dies_leaves_no_file() {
         receive_through(&handle, &directory, &once, |_| (), &AtomicBool::new(false)).unwrap_err();
     assert_eq!(error.kind(), Kind::NoConnection);
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn an_offer_alone_makes_no_file_and_ends_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let offer = |tag, name: &str| Event::Offered {
+        tag: Tag(tag),
+        from: peer(),
+        name: name.into(),
+        size: 3,
+        hash: xxh64(b"abc", 0),
+        encrypted: true,
+    };
+    let here = place.path().to_owned();
+    // The first one falls silent, then the second one goes through.
+    let handle = run(
+        [offer(1, "nothing")],
+        move |command, events| match command {
+            Command::Accept { tag: Tag(1) } => {
+                assert_eq!(fs::read_dir(&here).unwrap().count(), 0, "nothing came yet");
+                let [mut finished, closed] = end(Tag(1), Err(Failure::Silent), 3);
+                if let Event::Finished { snapshot, .. } = &mut finished {
+                    snapshot.data = 0;
+                }
+                events.extend([finished, closed, offer(2, "file")]);
+            }
+            Command::Accept { tag } => events.push_back(Event::Chunk {
+                tag,
+                offset: 0,
+                bytes: b"abc".to_vec(),
+            }),
+            Command::Stored { tag, .. } => events.push_back(Event::Received { tag }),
+            Command::Verified { tag } => events.extend(end(tag, Ok(()), 3)),
+            Command::Send { .. } | Command::Supply { .. } | Command::Abort { .. } => {
+                panic!("unexpected")
+            }
+        },
+    );
+    let directory = Directory::open(place.path()).unwrap();
+    let once = ReceiveOptions {
+        once: true,
+        ..ReceiveOptions::default()
+    };
+    let mut failed = Vec::new();
+    let tally = receive_through(
+        &handle,
+        &directory,
+        &once,
+        |update| {
+            if let Update::Failed { name, began, .. } = update {
+                failed.push((name.clone(), *began));
+            }
+        },
+        &AtomicBool::new(false),
+    )
+    .unwrap();
+    assert_eq!((tally.files, tally.failed), (1, 1));
+    assert_eq!(failed, [("nothing".to_owned(), false)]);
+}
+
+#[test]
+fn what_cannot_be_made_when_its_first_bytes_come_ends_the_session() {
+    let place = tempfile::tempdir().unwrap();
+    let offered = Event::Offered {
+        tag: Tag(9),
+        from: peer(),
+        name: b"x".to_vec(),
+        size: 10,
+        hash: 0,
+        encrypted: true,
+    };
+    let path = place.path().join("x");
+    let handle = run([offered], move |command, events| match command {
+        Command::Accept { tag } => {
+            // Somebody else was faster.
+            fs::write(&path, "mine").unwrap();
+            events.push_back(Event::Chunk {
+                tag,
+                offset: 0,
+                bytes: vec![1; 5],
+            });
+        }
+        Command::Abort { tag, reason } => {
+            assert_eq!(reason, Reason::EXISTS);
+            events.extend(end(tag, Err(Failure::Aborted(reason)), 10));
+        }
+        Command::Stored { len, .. } => assert_eq!(len, 5),
+        Command::Send { .. } | Command::Supply { .. } | Command::Verified { .. } => {
+            panic!("unexpected")
+        }
+    });
+    let directory = Directory::open(place.path()).unwrap();
+    let once = ReceiveOptions {
+        once: true,
+        ..ReceiveOptions::default()
+    };
+    let error =
+        receive_through(&handle, &directory, &once, |_| (), &AtomicBool::new(false)).unwrap_err();
+    assert_eq!(error.exit_code(), 1);
+    assert!(error.to_string().contains("exists"), "{error}");
+    assert_eq!(fs::read(place.path().join("x")).unwrap(), b"mine");
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
 }
 
 #[test]

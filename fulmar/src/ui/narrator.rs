@@ -132,9 +132,14 @@ impl Narrator {
                 self.failed(&Fault::refused(name, *peer, *reason, because), name, *peer);
             }
             Update::Failed {
-                name, peer, error, ..
+                name,
+                peer,
+                began,
+                error,
+                ..
             } => {
-                if self.role == Role::ReceiverOnce {
+                // An offer that nothing followed does not end the command.
+                if self.role == Role::ReceiverOnce && *began {
                     self.progress.clear(name, *peer);
                 } else {
                     self.failed(&Fault::from(error), name, *peer);
