@@ -375,16 +375,15 @@ impl engine::Endpoint for Endpoint {
             return self.send(now, tag, request);
         }
         // Buffers come home even to a session that has gone.
-        let command = match command {
-            Command::Stored { tag, buffer, len } => {
-                self.pool.recycle(buffer);
-                Command::Stored {
-                    tag,
-                    buffer: Vec::new(),
-                    len,
-                }
+        let command = if let Command::Stored { tag, buffer, len } = command {
+            self.pool.recycle(buffer);
+            Command::Stored {
+                tag,
+                buffer: Vec::new(),
+                len,
             }
-            other => other,
+        } else {
+            command
         };
         let Some(&key) = self.tags.get(&tag) else {
             return;

@@ -350,7 +350,7 @@ const DISPERSION_MIN: u64 = 50_000;
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::disallowed_methods)]
     use super::*;
 
     #[test]

@@ -476,6 +476,7 @@ impl Hpudp {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods)]
     use super::*;
 
     fn report(now: Instant, delivery: f64, loss: f64, nacks: usize) -> Report {

@@ -365,23 +365,15 @@ impl Receiver {
         }
         self.note(now, header);
         let mut runs = std::mem::take(shared.runs);
-        let arrival = match header.kind {
-            Kind::Parity => {
-                self.parities += 1;
-                self.blocks.parity(
-                    now,
-                    header.block,
-                    header.seq as u8,
-                    body,
-                    shared.pool,
-                    &mut runs,
-                )
-            }
-            _ => {
-                self.data += 1;
-                self.blocks
-                    .data(now, header.seq, body, shared.pool, &mut runs)
-            }
+        let arrival = if header.kind == Kind::Parity {
+            self.parities += 1;
+            let index = header.seq as u8;
+            self.blocks
+                .parity(now, header.block, index, body, shared.pool, &mut runs)
+        } else {
+            self.data += 1;
+            self.blocks
+                .data(now, header.seq, body, shared.pool, &mut runs)
         };
         match arrival {
             Arrival::New(bytes) => self.arrivals.fresh += bytes,
@@ -411,20 +403,17 @@ impl Receiver {
     /// Checks a packet against the session and opens it; the plaintext, if it is one of ours (2.4).
     fn open<'a>(&self, header: &Header, datagram: &'a mut [u8]) -> Option<&'a [u8]> {
         let total = self.blocks.total();
-        let want = match header.kind {
-            Kind::Parity => {
-                let last = total.checked_sub(1)? / BLOCK;
-                if header.block > last || header.seq > 255 - blocks::k(total, header.block) {
-                    return None;
-                }
-                self.chunk
+        let want = if header.kind == Kind::Parity {
+            let last = total.checked_sub(1)? / BLOCK;
+            if header.block > last || header.seq > 255 - blocks::k(total, header.block) {
+                return None;
             }
-            _ => {
-                if header.seq >= total || header.block != header.seq / BLOCK {
-                    return None;
-                }
-                self.blocks.chunk_len(header.seq)
+            self.chunk
+        } else {
+            if header.seq >= total || header.block != header.seq / BLOCK {
+                return None;
             }
+            self.blocks.chunk_len(header.seq)
         };
         let (head, body) = datagram.split_at_mut_checked(HEADER)?;
         match &self.opener {
