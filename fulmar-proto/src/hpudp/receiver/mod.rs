@@ -51,7 +51,7 @@ pub(super) struct Receiver {
     parities: u64,
     data: u64,
     answered_at: Option<Instant>,
-    /// When an authentic packet came last, stored or not.
+    /// When an authentic packet, or the request, came last, stored or not.
     heard: Instant,
     /// What the sender's address has paid for.
     ledger: Ledger,
@@ -205,6 +205,7 @@ impl Receiver {
 
     /// A repeated SESSION_REQ: the same answer again.
     pub(super) fn on_repeat(&mut self, now: Instant) {
+        self.heard = now;
         match self.state {
             State::Offered => {}
             State::Receiving => self.answer(now),
