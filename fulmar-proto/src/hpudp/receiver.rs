@@ -738,9 +738,11 @@ impl Receiver {
             dispersion: self.train.dispersion(),
             contiguous: contiguous.saturating_sub(1),
             nacks,
-            extension: self
-                .extended
-                .then(|| extension(shared.config, Some(self.feedback(now)))),
+            // Before anything has come there is nothing to feed back, and every byte counts (E1).
+            extension: self.extended.then(|| {
+                let feedback = (self.arrivals.count > 0).then(|| self.feedback(now));
+                extension(shared.config, feedback)
+            }),
         };
         let before = buf.len();
         beat.encode(self.id, self.layout, buf);

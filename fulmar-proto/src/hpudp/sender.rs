@@ -303,8 +303,11 @@ impl Sender {
             (Kind::AckClose, State::Lingering) => self.close(shared),
             (Kind::Reject, State::Requesting | State::Streaming | State::Probing) => {
                 let reason = Reason(payload.first().copied().unwrap_or(0));
-                // A mismatch can only be known once everything was sent (19.4).
-                if reason == Reason::HASH_MISMATCH && !self.all_sent() {
+                // A mismatch can only be known once everything was sent (19.4), and a receiver that answered has
+                // this session and no other.
+                let early = reason == Reason::HASH_MISMATCH && !self.all_sent();
+                let late = reason == Reason::COLLISION && self.proved;
+                if early || late {
                     shared.counters.add(Counter::Unexpected, 1);
                     return;
                 }
@@ -358,9 +361,9 @@ impl Sender {
     /// The receiver says that it has the file. Believed when everything was sent and a heartbeat bears it out, or
     /// when it insists (11, 19.4).
     fn on_complete(&mut self, now: Instant, shared: &mut Shared<'_>) {
-        let since = *self.doubtful_since.get_or_insert(now);
         let borne_out = self.contiguous + 1 >= self.total;
-        let insisted = now.duration_since(since) >= INSIST;
+        let insisted = self.all_sent()
+            && now.duration_since(*self.doubtful_since.get_or_insert(now)) >= INSIST;
         if !self.all_sent() || !(borne_out || insisted) {
             shared.counters.add(Counter::Unexpected, 1);
             return;
@@ -392,6 +395,7 @@ impl Sender {
         if beat.echo == 0 {
             // Somebody answers, and knows none of our packets: anyone can say that, so it settles nothing.
             if !self.answered {
+                self.heard = Some(now);
                 self.connected(now, beat.extension.is_some(), shared);
             }
             return false;
@@ -424,6 +428,10 @@ impl Sender {
         if beat.contiguous > 0 && beat.contiguous + 1 > self.contiguous {
             self.contiguous = beat.contiguous + 1;
             self.free(shared);
+        }
+        if self.contiguous < self.total {
+            // Whoever said that everything had come was not this receiver.
+            self.doubtful_since = None;
         }
         let first_time = self.book_nacks(now, &beat);
         self.feedback.infer_loss(first_time, self.counts.data);
