@@ -259,6 +259,65 @@ fn forged_chunks_have_no_effect_on_a_sealed_session() {
     );
 }
 
+/// A completion that no heartbeat bears out, however often it is repeated, is not believed while the receiver says that
+/// it lacks something.
+#[test]
+fn a_forged_completion_is_not_success() {
+    for encrypt in [false, true] {
+        let seed = seed(1);
+        let config = Config::default();
+        let link = link(20, 300, 0.2);
+        let mut pair = Pair::fulmars(seed, (config.clone(), config), link, 1_500_000);
+        pair.send(encrypt);
+        let id = session_id(&mut pair);
+        while pair.apps.sent.is_none() {
+            // Until then nobody has said anything to the contrary.
+            let contradicted = pair.apps.sender.rtt.is_some();
+            for kind in [kind::COMPLETE, kind::ACK_CLOSE]
+                .into_iter()
+                .filter(|_| contradicted)
+            {
+                pair.net
+                    .inject(pair.a, B, &packet(kind, id, (0, 0), 0, 0, 0, &[]));
+            }
+            pair.run_for(7 * MS);
+        }
+        assert!(
+            pair.apps.exact(),
+            "the sender said {:?} after {:?}; {:?}",
+            pair.apps.sent,
+            pair.net.elapsed(),
+            pair.apps.receiver
+        );
+        pair.finish(Duration::from_secs(60));
+        pair.assert_done("in the end");
+    }
+}
+
+/// A request under a number in use is refused (4.1). The refusal goes to the honest sender, who knows better.
+#[test]
+fn a_second_request_under_its_number_does_not_end_a_session() {
+    for encrypt in [false, true] {
+        assert_unnoticed("collision", encrypt, 1_500_000, 60 * MS, |pair, id, _| {
+            // Before the receiver has shown that it has the session, a refusal is one.
+            if pair.net.elapsed() > 100 * MS {
+                let collision = packet(kind::REJECT, id, (0, 0), 1, 0, 0, &[1]);
+                pair.net.inject(pair.a, B, &collision);
+            }
+        });
+        let mut pair = pair(seed(1), encrypt, 1_500_000);
+        let id = session_id(&mut pair);
+        pair.run_for(100 * MS);
+        for size in [0, 1, 1 << 40, u64::MAX] {
+            pair.net
+                .inject(pair.b, A, &session_req(id, size, None, b"x"));
+        }
+        pair.finish(Duration::from_secs(60));
+        pair.assert_done("requests under its number");
+        assert_eq!(pair.apps.offers, 1);
+    }
+}
+
 /// One endpoint without a network, whose application accepts whatever is offered, stores it and finds it wrong. Keeps
 /// the ledger of E1: at no moment may an address have been sent more than three times what came from it.
 struct Lone {

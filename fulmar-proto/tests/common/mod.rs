@@ -272,6 +272,11 @@ impl Apps {
                 result,
             } if self.tag == Some(tag) => {
                 assert_eq!(self.received, None, "finished twice");
+                if self.bytes == 0 && result == Err(Failure::Silent) {
+                    // Nothing came of it; the sender may ask again.
+                    self.tag = None;
+                    return None;
+                }
                 self.received_at = Some(now);
                 (self.receiver, self.received) = (snapshot, Some(result));
             }

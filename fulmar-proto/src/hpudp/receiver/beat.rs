@@ -9,7 +9,7 @@ use super::super::packet::{
     EXTENSION_MAX, Extension, Feedback, Header, Heartbeat, Kind, feature, flag,
 };
 use super::super::session::{Shared, Timer, table_interval};
-use super::{FIRST_BEATS, Receiver, State};
+use super::{FIRST_BEATS, PROGRESS, Receiver, State};
 
 /// What came, counted for feedback.
 #[derive(Debug)]
@@ -77,6 +77,9 @@ impl Receiver {
             train.ended = true;
             self.beat.due = self.state == State::Receiving;
         }
+        if self.state == State::Receiving && first {
+            self.timers.set(Timer::Progress, now + PROGRESS);
+        }
         if self.state == State::Receiving && (first || self.beat.idle) {
             self.beat.idle = false;
             let at = self.beat.last.max(now) + self.interval();
@@ -114,10 +117,9 @@ impl Receiver {
         } else {
             Vec::new()
         };
-        let feedback = self.feedback(now, shared.config);
-        let extension = self
-            .extended
-            .then(|| extension(shared.config, Some(feedback)));
+        // Before anything has come there is nothing to feed back, and every byte counts (19.5).
+        let feedback = (self.arrivals.count > 0).then(|| self.feedback(now, shared.config));
+        let extension = self.extended.then(|| extension(shared.config, feedback));
         let beat = Heartbeat {
             delivery: saturate(self.beat.delivery),
             flush: saturate(flush),

@@ -31,6 +31,7 @@ impl Sender {
         if beat.echo == 0 {
             // Somebody answers, and knows none of our packets: anyone can say that, so it settles nothing.
             if !self.answered {
+                self.heard = Some(now);
                 self.connected(now, beat.extension.is_some(), shared);
             }
             return false;
@@ -63,6 +64,10 @@ impl Sender {
         if beat.contiguous > 0 && beat.contiguous + 1 > self.contiguous {
             self.contiguous = beat.contiguous + 1;
             self.free(shared);
+        }
+        if self.contiguous < self.total {
+            // Whoever said that everything had come was not this receiver.
+            self.doubtful_since = None;
         }
         let first_time = self.book_nacks(now, &beat);
         self.feedback.infer_loss(first_time, self.counts.data);

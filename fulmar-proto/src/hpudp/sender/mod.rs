@@ -300,8 +300,11 @@ impl Sender {
             (Kind::AckClose, State::Lingering) => self.close(shared),
             (Kind::Reject, State::Requesting | State::Streaming | State::Probing) => {
                 let reason = Reason(payload.first().copied().unwrap_or(0));
-                // A mismatch can only be known once everything was sent (19.4).
-                if reason == Reason::HASH_MISMATCH && !self.all_sent() {
+                // A mismatch can only be known once everything was sent (19.4), and a receiver that answered has
+                // this session and no other.
+                let early = reason == Reason::HASH_MISMATCH && !self.all_sent();
+                let late = reason == Reason::COLLISION && self.proved;
+                if early || late {
                     shared.counters.add(Counter::Unexpected, 1);
                     return;
                 }
@@ -355,10 +358,10 @@ impl Sender {
     /// The receiver says that it has the file. Believed when everything was sent and a heartbeat bears it out, or
     /// when it insists (11, 19.4).
     fn on_complete(&mut self, now: Instant, shared: &mut Shared<'_>) {
-        let since = *self.doubtful_since.get_or_insert(now);
         // A heartbeat cannot tell "chunk 0" from "nothing", so a file of one chunk has no better witness.
         let borne_out = self.contiguous >= self.total || self.total <= 1;
-        let insisted = now.duration_since(since) >= INSIST;
+        let insisted = self.all_sent()
+            && now.duration_since(*self.doubtful_since.get_or_insert(now)) >= INSIST;
         if !self.all_sent() || !(borne_out || insisted) {
             shared.counters.add(Counter::Unexpected, 1);
             return;
