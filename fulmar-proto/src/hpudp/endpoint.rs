@@ -118,13 +118,16 @@ impl Endpoint {
         };
         let result = call(session, &mut shared);
         if session.is_closed() {
-            let verdict = match session {
-                Session::Receiver(it) => it.verdict(),
-                Session::Sender(_) => None,
+            let (verdict, used) = match session {
+                Session::Receiver(it) => (it.verdict(), it.is_used()),
+                Session::Sender(_) => (None, true),
             };
             self.tags.remove(&session.tag());
             self.sessions.remove(&key);
-            self.bury(now, key, verdict);
+            // A number under which nothing happened may ask again.
+            if used {
+                self.bury(now, key, verdict);
+            }
         }
         Some(result)
     }
@@ -257,28 +260,54 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Room for one more receiving session, if need be by dropping one that never saw a valid packet (E2).
+    /// Room for one more request (E2). Sessions that bring data take the places; requests that have not yet brought
+    /// any wait in a table of their own, where when it is full a newcomer displaces one at random, because the
+    /// addresses of a flood are forged and tell nobody apart.
     fn make_room(&mut self, now: Instant) -> bool {
-        let receiving =
-            |session: &&Session| matches!(session, Session::Receiver(it) if !it.is_over());
-        let live = self.sessions.values().filter(receiving).count();
-        if live < self.config.sessions && self.sessions.len() < SESSIONS {
+        if self.places_taken() >= self.config.sessions {
+            return false;
+        }
+        let waiting = |(_, session): &(&Key, &Session)| session.is_half_open();
+        let count = self.sessions.iter().filter(waiting).count();
+        if count < HALF_OPEN && self.sessions.len() < SESSIONS {
             return true;
         }
-        let idle = self
-            .sessions
-            .iter()
-            .find_map(|(key, session)| match session {
-                Session::Receiver(it) if it.is_half_open(now) => Some(*key),
-                Session::Receiver(_) | Session::Sender(_) => None,
-            });
-        let Some(key) = idle else { return false };
+        let at = self.entropy.below(count);
+        let Some((&key, _)) = self.sessions.iter().filter(waiting).nth(at) else {
+            return false;
+        };
         self.with(now, key, |session, shared| {
             if let Session::Receiver(it) = session {
                 it.on_displaced(now, shared);
             }
         });
         true
+    }
+
+    fn places_taken(&self) -> usize {
+        let sessions = self.sessions.values();
+        let places = sessions.filter(|session| match session {
+            Session::Receiver(it) => !it.is_half_open() && !it.is_over(),
+            Session::Sender(_) => false,
+        });
+        places.count()
+    }
+
+    /// A session that was half-open has brought data: it takes a place, or learns that there is none.
+    fn seat(&mut self, now: Instant, key: Key) {
+        if self.places_taken() <= self.config.sessions {
+            return;
+        }
+        let newcomer = self.with(now, key, |session, shared| match session {
+            Session::Receiver(it) if !it.is_half_open() => {
+                it.on_abort(now, Reason::BUSY, shared);
+                true
+            }
+            Session::Receiver(_) | Session::Sender(_) => false,
+        });
+        if newcomer == Some(true) {
+            self.counters.add(Counter::Busy, 1);
+        }
     }
 
     /// A packet of a session whose peer has another address now: a rebound NAT. A sealed packet that opens, or a
@@ -343,12 +372,17 @@ impl engine::Endpoint for Endpoint {
             }
             return self.on_rebound(now, meta.from, &header, payload);
         }
-        self.with(now, key, |session, shared| {
+        let newcomer = self.with(now, key, |session, shared| {
+            let newcomer = session.is_half_open();
             if let Session::Receiver(it) = session {
                 it.hear(payload.len());
             }
-            session.on_datagram(now, &header, payload, shared)
+            session.on_datagram(now, &header, payload, shared);
+            newcomer && !session.is_half_open()
         });
+        if newcomer == Some(true) {
+            self.seat(now, key);
+        }
     }
 
     fn handle_timeout(&mut self, now: Instant) {
@@ -463,6 +497,13 @@ impl Session {
         }
     }
 
+    fn is_half_open(&self) -> bool {
+        match self {
+            Self::Sender(_) => false,
+            Self::Receiver(it) => it.is_half_open(),
+        }
+    }
+
     fn move_to(&mut self, peer: SocketAddr) {
         match self {
             Self::Sender(it) => it.peer = peer,
@@ -536,6 +577,11 @@ impl Entropy {
         let [a, b, c, d, e, f, g, h, ..] = self.bytes();
         u64::from_be_bytes([a, b, c, d, e, f, g, h])
     }
+
+    /// Nearly uniform in `0..n`; 0 when `n` is 0.
+    fn below(&mut self, n: usize) -> usize {
+        (self.u64() % (n as u64).max(1)) as usize
+    }
 }
 
 impl Drop for Entropy {
@@ -554,6 +600,8 @@ impl std::fmt::Debug for Entropy {
 
 /// Sessions of any kind and state at once.
 const SESSIONS: usize = 1024;
+/// Receiving sessions that have brought no data.
+const HALF_OPEN: usize = 256;
 /// Ended sessions that are remembered.
 const ENDED: usize = 1024;
 /// Stragglers of one ended session are not answered more often.

@@ -179,9 +179,15 @@ impl Receiver {
         self.request == *request
     }
 
-    /// Whether a session without a single valid packet may make room for another.
-    pub(super) fn is_half_open(&self, now: Instant) -> bool {
-        self.arrivals.count == 0 && now.duration_since(self.started) > HALF_OPEN
+    /// Whether it still waits for its first valid packet.
+    pub(super) fn is_half_open(&self) -> bool {
+        let waiting = matches!(self.state, State::Offered | State::Receiving);
+        waiting && self.arrivals.count == 0
+    }
+
+    /// Whether anything happened under its number that another session must not be mistaken for.
+    pub(super) fn is_used(&self) -> bool {
+        self.arrivals.count > 0 || self.verdict.is_some()
     }
 
     /// Another session took its place.
@@ -268,7 +274,9 @@ impl Receiver {
             FIRST_BEATS
         };
         self.timers.set(Timer::Heartbeat, now + first);
-        self.timers.set(Timer::Progress, now + PROGRESS);
+        if self.arrivals.count > 0 {
+            self.timers.set(Timer::Progress, now + PROGRESS);
+        }
         self.timers
             .set(Timer::Inactivity, now + self.inactivity(shared.config));
         if self.blocks.complete() {
@@ -492,7 +500,11 @@ impl Receiver {
         }
         if self.timers.expire(Timer::Inactivity, now) {
             let dead = self.heard + self.inactivity(shared.config);
-            if dead <= now {
+            if dead <= now && self.is_half_open() {
+                // Its sender may not have had the answer; when it asks again it is welcome.
+                self.end(now, Err(Failure::Silent), shared);
+                self.close(shared);
+            } else if dead <= now {
                 self.end(now, Err(Failure::Silent), shared);
             } else {
                 self.timers.set(Timer::Inactivity, dead);
@@ -656,7 +668,5 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(150);
 const ANSWER_SPACING: Duration = Duration::from_millis(100);
 /// How often the application hears.
 const PROGRESS: Duration = Duration::from_millis(100);
-/// Life of a session that never saw a valid packet, when room is short.
-const HALF_OPEN: Duration = Duration::from_secs(3);
 /// Control packets that may wait.
 const OUTGOING: usize = 8;
