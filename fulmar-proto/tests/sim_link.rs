@@ -1,6 +1,7 @@
 //! One link does what its configuration says: each impairment by its figures, order kept, rates exact.
 //!
 //! Statistical bounds are six standard deviations wide, and every seed is fixed.
+#![allow(clippy::disallowed_methods)]
 #![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;

@@ -1,4 +1,5 @@
 //! Networks in virtual time: routing, timers, shared queues, rebinding NATs, and runs that repeat.
+#![allow(clippy::disallowed_methods)]
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

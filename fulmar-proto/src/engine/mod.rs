@@ -5,6 +5,7 @@
 //! know any protocol: a rule that needs to ask which one it serves belongs to that protocol.
 
 mod endpoint;
+mod ledger;
 mod pacer;
 mod ranges;
 mod rtt;
@@ -17,6 +18,7 @@ mod window;
 mod wire;
 
 pub use endpoint::{Datagram, Ecn, Endpoint, Meta, Transmit};
+pub use ledger::Ledger;
 pub use pacer::{Pacer, RateLimit};
 pub use ranges::RangeSet;
 pub use rtt::RttEstimator;

@@ -193,6 +193,7 @@ impl Endpoint {
         if let Some(Session::Receiver(it)) = self.sessions.get_mut(&key)
             && it.is_repeat(&request)
         {
+            it.hear(datagram.len());
             it.on_repeat(now);
             return;
         }
@@ -224,7 +225,8 @@ impl Endpoint {
             &secret,
             &mut shared,
         ) {
-            Ok(receiver) => {
+            Ok(mut receiver) => {
+                receiver.hear(datagram.len());
                 self.tags.insert(tag, key);
                 self.sessions
                     .insert(key, Session::Receiver(Box::new(receiver)));
@@ -286,7 +288,9 @@ impl Endpoint {
             key.1 == header.session
                 && match (session, header.kind) {
                     (Session::Sender(_), Kind::Heartbeat) => true,
-                    (Session::Receiver(it), Kind::Data | Kind::Parity) => it.encrypted(),
+                    (Session::Receiver(it), Kind::Data | Kind::Parity) => {
+                        it.encrypted() && !it.is_over()
+                    }
                     _ => false,
                 }
         });
@@ -340,6 +344,9 @@ impl engine::Endpoint for Endpoint {
             return self.on_rebound(now, meta.from, &header, payload);
         }
         self.with(now, key, |session, shared| {
+            if let Session::Receiver(it) = session {
+                it.hear(payload.len());
+            }
             session.on_datagram(now, &header, payload, shared)
         });
     }
@@ -368,16 +375,15 @@ impl engine::Endpoint for Endpoint {
             return self.send(now, tag, request);
         }
         // Buffers come home even to a session that has gone.
-        let command = match command {
-            Command::Stored { tag, buffer, len } => {
-                self.pool.recycle(buffer);
-                Command::Stored {
-                    tag,
-                    buffer: Vec::new(),
-                    len,
-                }
+        let command = if let Command::Stored { tag, buffer, len } = command {
+            self.pool.recycle(buffer);
+            Command::Stored {
+                tag,
+                buffer: Vec::new(),
+                len,
             }
-            other => other,
+        } else {
+            command
         };
         let Some(&key) = self.tags.get(&tag) else {
             return;

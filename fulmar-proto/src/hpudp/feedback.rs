@@ -54,7 +54,7 @@ impl Marks {
     pub(super) fn issue(&mut self, now: Instant) -> u64 {
         let elapsed =
             u64::try_from(now.duration_since(self.started).as_nanos()).unwrap_or(u64::MAX >> 2);
-        self.last = ((self.base + elapsed) | 1).max(self.last + 1 | 1);
+        self.last = ((self.base + elapsed) | 1).max((self.last + 1) | 1);
         self.sent += 1;
         if self.queue.len() as u64 >= 4 * WINDOW {
             self.queue.pop_front();
@@ -350,7 +350,7 @@ const DISPERSION_MIN: u64 = 50_000;
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::disallowed_methods)]
     use super::*;
 
     #[test]
@@ -395,7 +395,7 @@ mod tests {
         let more: Vec<u64> = (100..110).map(|ms| marks.issue(at(ms))).collect();
         assert_eq!(marks.in_flight(at(110), Duration::from_secs(1)), 10);
         assert_eq!(
-            marks.in_flight(at(114), Duration::from_millis(10)),
+            marks.in_flight(at(114), Duration::from_micros(9_500)),
             5,
             "the older half is given up"
         );

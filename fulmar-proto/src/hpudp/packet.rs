@@ -313,7 +313,8 @@ pub(super) struct Feedback {
     pub(super) highest: u64,
     /// Microseconds from that packet's arrival to this heartbeat.
     pub(super) held: u32,
-    /// Datagrams the receiver has room for beyond those counted here, storage being as far behind as it is.
+    /// Datagrams the receiver has room for beyond those counted here while storage is behind; the greatest number
+    /// while it keeps up.
     pub(super) room: u32,
 }
 

@@ -143,6 +143,10 @@ pub(super) struct Delivery {
     base_delay: f64,
     /// Most that the loss baseline may drift up to without another deep Settle.
     loss_ceiling: f64,
+    /// Congestion has been seen, so the capacity is known and growth goes by small steps.
+    found: bool,
+    /// Loss that made us settle.
+    suspect: f64,
     /// Rate at which Startup was interrupted.
     interrupted: Option<f64>,
     /// Delivered wire bytes a second of the last rounds.
@@ -188,6 +192,8 @@ impl Delivery {
             base_loss: 0.0,
             base_delay: 0.0,
             loss_ceiling: 0.0,
+            found: false,
+            suspect: 0.0,
             interrupted: None,
             delivered: VecDeque::with_capacity(MEMORY),
             round: Round::default(),
@@ -245,11 +251,12 @@ impl Delivery {
         if busy {
             self.remember(arrived.min(left * 1.05));
         }
+        self.found |= queued;
         match self.mode {
             Mode::Startup if lossy || queued => {
                 self.interrupted = Some(self.rate);
                 // Nothing is known of the path yet: find out in one step.
-                self.settle(report, delay, lossy);
+                self.settle(report, loss, delay, lossy);
             }
             Mode::Startup => {
                 if busy {
@@ -262,21 +269,22 @@ impl Delivery {
             }
             Mode::Measure { deep } => {
                 self.base_delay += (delay - self.base_delay) * 0.5;
+                self.found |= loss < 0.5 * self.suspect;
                 if deep {
                     self.rebase(loss, round.sent);
                     // Not our loss: what growth had earned stands.
                     self.calm = self.calm_before;
                 } else if lossy {
                     // The decrease did not cure it. A decrease that nobody can overlook will tell whose loss it is.
-                    return self.settle(report, delay, true);
+                    return self.settle(report, loss, delay, true);
                 }
                 self.rate = self.capacity();
                 self.mode = Mode::Cruise;
-                self.restart(delay <= limit);
+                self.restart(round.sent, delay <= limit);
             }
             Mode::Cruise if lossy || queued => {
                 let first = self.settled_at.is_none();
-                self.settle(report, delay, first && lossy);
+                self.settle(report, loss, delay, first && lossy);
             }
             Mode::Cruise => {
                 let refined =
@@ -290,7 +298,7 @@ impl Delivery {
                     .settled_at
                     .is_some_and(|at| report.now.duration_since(at) > RECHECK);
                 if stale && self.base_loss > 0.01 {
-                    self.settle(report, delay, false);
+                    self.settle(report, loss, delay, false);
                 }
             }
         }
@@ -298,12 +306,13 @@ impl Delivery {
 
     /// Sends less than the path carries for one round: enough less to drain what queued, or, to learn whose the
     /// loss is, half.
-    fn settle(&mut self, report: &Report, delay: f64, deep: bool) {
+    fn settle(&mut self, report: &Report, loss: f64, delay: f64, deep: bool) {
         let rtt = report.smoothed_rtt.map_or(0.1, |rtt| rtt.as_secs_f64());
         let cut = (delay / rtt).clamp(if deep { 0.5 } else { 0.08 }, 0.5);
         self.rate = self.capacity() * (1.0 - cut);
         self.mode = Mode::Settle { deep };
         self.settled_at = Some(report.now);
+        self.suspect = loss;
         if !deep {
             self.calm_before = self.calm;
         }
@@ -317,10 +326,11 @@ impl Delivery {
     }
 
     /// Goes on with Startup if what interrupted it was the path's own loss, and nothing queues.
-    fn restart(&mut self, idle: bool) {
+    fn restart(&mut self, sent: f64, idle: bool) {
+        let innocent = self.suspect <= self.base_loss + margin(self.base_loss, sent);
         if let Some(rate) = self.interrupted.take()
             && idle
-            && self.base_loss > 0.0
+            && innocent
         {
             self.rate = rate;
             self.mode = Mode::Startup;
@@ -331,7 +341,8 @@ impl Delivery {
         self.calm += 1;
         let share = (0.1 * (1e6 / self.rate).sqrt()).clamp(0.01, 0.1);
         let boost = 1.5f64.powi(self.calm.saturating_sub(4).min(8) as i32);
-        self.rate *= 1.0 + (share * boost).min(0.25);
+        let step = if self.found { share * boost } else { EAGER };
+        self.rate *= 1.0 + step.min(EAGER);
     }
 
     fn remember(&mut self, arrived: f64) {
@@ -368,6 +379,8 @@ fn delay_limit(min_rtt: Duration) -> Duration {
 const MEMORY: usize = 6;
 /// Packets without which a round does not end.
 const ROUND_MIN: f64 = 16.0;
+/// Growth a round while nothing shows where the capacity lies, and the most it ever is.
+const EAGER: f64 = 0.25;
 /// How much of the burst's bandwidth to use at once.
 const TRUST: f64 = 0.9;
 /// A lossy path's baseline is measured anew this often.
@@ -463,6 +476,7 @@ impl Hpudp {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods)]
     use super::*;
 
     fn report(now: Instant, delivery: f64, loss: f64, nacks: usize) -> Report {

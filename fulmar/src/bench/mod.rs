@@ -5,6 +5,7 @@
 //! network: loopback has no wire, so this is what the processors allow.
 
 mod peers;
+mod process;
 mod table;
 
 use std::fs::{self, File};

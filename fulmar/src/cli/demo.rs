@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use fulmar::demo::{self, DemoError, Outcome};
+use fulmar::demo::{self, DemoError, Outcome, StandIn};
 use fulmar_proto::engine::{Bitrate, Bytes};
 use fulmar_proto::hpudp::DATAGRAM_MAX;
 use fulmar_proto::sim::Profile;
@@ -18,7 +18,7 @@ use crate::ui::{self, Narrator, Role, Voice, escaped, short_time};
 /// The options of `fulmar demo`.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// What to send; this program's own file if not given
+    /// What to send; copies of this program if not given
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
     #[command(flatten)]
@@ -42,13 +42,17 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
     let mut config = options.pace.config_for(&link)?;
     // Both ends are ours and the answer is there: nobody waits for stragglers.
     config.linger = LINGER;
-    let file = match &options.file {
-        Some(file) => file.clone(),
-        None => std::env::current_exe()
-            .map_err(|error| Fault::failed("cannot find this program's own file", error))?,
+    let stand_in = match &options.file {
+        Some(_) => None,
+        None => {
+            Some(StandIn::new().map_err(|error| Fault::failed("cannot copy this program", error))?)
+        }
     };
+    let named = || options.file.clone().unwrap_or_default();
+    let file = stand_in.as_ref().map_or_else(named, StandIn::path);
     if matches!(voice, Voice::Bar | Voice::Lines) {
-        ui::print(&introduction(&file, &link));
+        let copies = stand_in.as_ref().map(|stand_in| stand_in.copies);
+        ui::print(&introduction(&file, copies, &link));
     }
     let what = demo::Options {
         file,
@@ -70,17 +74,20 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
     Ok(())
 }
 
-fn introduction(file: &Path, link: &Profile) -> String {
+fn introduction(file: &Path, copies: Option<usize>, link: &Profile) -> String {
     let name = file.file_name().unwrap_or(file.as_os_str());
     let size = std::fs::metadata(file).map_or(0, |file| file.len());
     format!(
         "A link with {} round trip, made of sockets and a relay on this machine:\n  there  {}\n  back   {}\n\
-         Across it goes {}, {}.\n\n",
+         Across it goes {}, {}{}.\n\n",
         short_time(link.rtt()),
         described(&link.up),
         described(&link.down),
         escaped(name.as_encoded_bytes()),
-        Bytes(size)
+        Bytes(size),
+        copies.map_or(String::new(), |copies| format!(
+            ": this program, {copies} times"
+        ))
     )
 }
 

@@ -2,7 +2,8 @@
 //!
 //! One file per verb; each reads its options, calls one function of the library and says what became of it. A
 //! failure is three lines, `error:`, `because:`, `try:`, and an exit code that scripts can tell apart. Bad usage is
-//! one sentence that names the argument and what it may be. Nothing here does *not* also exist as a library call.
+//! one sentence that names the argument and what it may be. It does *not* hold anything
+//! that another program could want; that is the library's.
 
 mod bench;
 mod demo;

@@ -88,6 +88,37 @@ pub enum DemoError {
     },
 }
 
+/// A real file at hand where none was named: this program, over and over.
+#[derive(Debug)]
+pub struct StandIn {
+    directory: tempfile::TempDir,
+    /// How many copies of the program it holds.
+    pub copies: usize,
+}
+
+impl StandIn {
+    /// Writes it, [`SHOW`] bytes or a little more, to a temporary directory that goes with it.
+    ///
+    /// # Errors
+    /// If the program cannot be read or the file not be written.
+    pub fn new() -> io::Result<Self> {
+        let program = std::fs::read(std::env::current_exe()?)?;
+        let directory = tempfile::Builder::new().prefix("fulmar-demo-").tempdir()?;
+        let copies = SHOW.div_ceil(program.len().max(1));
+        let this = Self { directory, copies };
+        std::fs::write(this.path(), program.repeat(copies))?;
+        Ok(this)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> PathBuf {
+        self.directory.path().join("fulmar-copies.bin")
+    }
+}
+
+/// Bytes that take some seconds at 100 Mbit/s: long enough to see the pace, not only the start and the end.
+pub const SHOW: usize = 48 << 20;
+
 /// Sends a file across a bad link. `observer` learns what the sender does, with the figures that only the receiver
 /// knows filled in.
 ///

@@ -221,9 +221,10 @@ fn shortened(name: &str) -> String {
     short
 }
 
-const PLAIN: &str = "{prefix} [{bar:20}] {percent:>3}% of {binary_total_bytes}  {wide_msg}";
+// Two lines: on eighty columns the figures need one of their own.
+const PLAIN: &str = "{prefix} [{wide_bar}] {percent:>3} % of {binary_total_bytes}\n  {wide_msg}";
 const COLOURED: &str =
-    "{prefix:.bold} [{bar:20.cyan}] {percent:>3}% of {binary_total_bytes}  {wide_msg}";
+    "{prefix:.bold} [{wide_bar:.cyan}] {percent:>3} % of {binary_total_bytes}\n  {wide_msg}";
 /// Characters of a name in front of the bar.
 const NAME_SHOWN: usize = 24;
 /// Between two lines about the same phase.

@@ -3,22 +3,21 @@
 //! Packets are opened in place, chunks go to [`Blocks`], whole blocks go up, heartbeats go back. It does *not* touch
 //! files: the application stores, verifies and says so.
 
+mod beat;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use beat::{Arrivals, Beat, Train, extension};
+
 use super::blocks::{Arrival, Blocks, Run};
-use super::config::{
-    BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, DATAGRAM_MAX, HEADER, Layout, NACKS, TAG,
-};
-use super::packet::{
-    EXTENSION_MAX, Extension, Feedback, Header, Heartbeat, Kind, SessionReq, control, exact,
-    feature, flag,
-};
+use super::config::{BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, HEADER, Layout, TAG};
+use super::packet::{Header, Kind, SessionReq, control, exact, flag};
 use super::session::{Counter, Shared, Timer, table_interval};
 use super::{Event, Failure, Phase, Reason, Snapshot, Tag, blocks, keys};
 use crate::crypto::{Opener, Secret};
-use crate::engine::{Bitrate, Timers};
+use crate::engine::{Bitrate, Ledger, Timers};
 
 /// One file on its way in.
 #[derive(Debug)]
@@ -42,6 +41,8 @@ pub(super) struct Receiver {
     arrivals: Arrivals,
     beat: Beat,
     train: Train,
+    /// File bytes that came before the application accepted; a block's worth.
+    early: Vec<Run>,
     unstored: usize,
     stored_since_beat: u64,
     /// The last heartbeat told of little room.
@@ -50,6 +51,10 @@ pub(super) struct Receiver {
     parities: u64,
     data: u64,
     answered_at: Option<Instant>,
+    /// When an authentic packet, or the request, came last, stored or not.
+    heard: Instant,
+    /// What the sender's address has paid for.
+    ledger: Ledger,
     /// How it ended, as far as the sender should know.
     verdict: Option<Result<(), Reason>>,
     /// Copies of SESSION_ACCEPT sent since the last request.
@@ -70,46 +75,6 @@ enum State {
     /// Over for the user; stragglers are told how it ended.
     Lingering,
     Closed,
-}
-
-/// What came, counted for feedback.
-#[derive(Debug)]
-struct Arrivals {
-    count: u64,
-    last: Instant,
-    /// Stamp of the packet that came last, and the highest one with its time.
-    echo: u64,
-    highest: u64,
-    highest_at: Instant,
-    /// New file bytes, rebuilt ones included, since the last heartbeat.
-    fresh: u64,
-}
-
-/// The heartbeat in the making.
-#[derive(Debug)]
-struct Beat {
-    due: bool,
-    last: Instant,
-    /// New file bytes a second over the last interval, and smoothed over about ten.
-    delivery: f64,
-    smooth: f64,
-    loss: u16,
-    /// Where the next list of missing chunks starts, so that a list too long for one heartbeat is told whole.
-    cursor: u64,
-    /// Bytes of the last one.
-    len: usize,
-    /// Nothing had come since the one before.
-    idle: bool,
-}
-
-/// The calibration burst as it came (4.7).
-#[derive(Debug, Default)]
-struct Train {
-    /// Chunk and arrival of the first and the latest packet.
-    first: Option<(u64, Instant)>,
-    last: Option<(u64, Instant)>,
-    count: u64,
-    ended: bool,
 }
 
 impl Receiver {
@@ -180,6 +145,7 @@ impl Receiver {
                 idle: true,
             },
             train: Train::default(),
+            early: Vec::new(),
             unstored: 0,
             stored_since_beat: 0,
             throttled: false,
@@ -187,6 +153,8 @@ impl Receiver {
             parities: 0,
             data: 0,
             answered_at: None,
+            heard: now,
+            ledger: Ledger::default(),
             verdict: None,
             accepts: 0,
         };
@@ -199,6 +167,11 @@ impl Receiver {
             encrypted: it.opener.is_some(),
         });
         Ok(it)
+    }
+
+    /// A datagram of so many bytes came from the peer's address, whatever is in it.
+    pub(super) fn hear(&mut self, len: usize) {
+        self.ledger.hear(len);
     }
 
     /// Whether a request is the one this session came from, sent again (4.1).
@@ -232,6 +205,7 @@ impl Receiver {
 
     /// A repeated SESSION_REQ: the same answer again.
     pub(super) fn on_repeat(&mut self, now: Instant) {
+        self.heard = now;
         match self.state {
             State::Offered => {}
             State::Receiving => self.answer(now),
@@ -285,6 +259,8 @@ impl Receiver {
             return;
         }
         self.state = State::Receiving;
+        let mut early = std::mem::take(&mut self.early);
+        self.hand_up(&mut early, shared);
         self.answer(now);
         let first = if self.accept.is_some() {
             ACCEPT_AGAIN
@@ -340,7 +316,7 @@ impl Receiver {
     pub(super) fn on_stored(&mut self, len: usize, config: &Config) {
         self.unstored = self.unstored.saturating_sub(len);
         self.stored_since_beat += len as u64;
-        if self.throttled && self.unstored < config.unstored_memory / 4 {
+        if self.throttled && self.unstored <= config.unstored_memory / 8 {
             self.throttled = false;
             self.beat.due = self.extended && self.state == State::Receiving;
         }
@@ -357,14 +333,19 @@ impl Receiver {
     ) -> bool {
         match self.state {
             State::Offered | State::Receiving => {}
-            State::Verifying => {
+            State::Verifying | State::Complete { .. } => {
                 shared.counters.add(Counter::Late, 1);
-                return true;
+                // Late or not: what is not authentic moves no session to another address.
+                let authentic = self.open(header, datagram).is_some();
+                if authentic {
+                    self.remind(now);
+                }
+                return authentic;
             }
-            State::Complete { .. } | State::Lingering => {
+            State::Lingering => {
                 shared.counters.add(Counter::Late, 1);
                 self.remind(now);
-                return true;
+                return false;
             }
             State::Closed => return false,
         }
@@ -372,43 +353,38 @@ impl Receiver {
             shared.counters.add(Counter::Refused, 1);
             return false;
         };
-        if self.unstored > shared.config.unstored_memory {
-            // Storage is behind. What is dropped here is asked for again, and its absence slows the sender.
+        self.heard = now;
+        if self.opener.is_some() {
+            // Sealed under a key that took our half: the peer is where it says.
+            self.ledger.prove();
+        }
+        if self.unstored > shared.config.unstored_memory || !self.early.is_empty() {
+            // Storage is behind, or the application has not decided. What is dropped here is asked for again, and its
+            // absence slows the sender.
             shared.counters.add(Counter::Backpressure, 1);
             return true;
         }
         self.note(now, header);
         let mut runs = std::mem::take(shared.runs);
-        let arrival = match header.kind {
-            Kind::Parity => {
-                self.parities += 1;
-                self.blocks.parity(
-                    now,
-                    header.block,
-                    header.seq as u8,
-                    body,
-                    shared.pool,
-                    &mut runs,
-                )
-            }
-            _ => {
-                self.data += 1;
-                self.blocks
-                    .data(now, header.seq, body, shared.pool, &mut runs)
-            }
+        let arrival = if header.kind == Kind::Parity {
+            self.parities += 1;
+            let index = header.seq as u8;
+            self.blocks
+                .parity(now, header.block, index, body, shared.pool, &mut runs)
+        } else {
+            self.data += 1;
+            self.blocks
+                .data(now, header.seq, body, shared.pool, &mut runs)
         };
         match arrival {
             Arrival::New(bytes) => self.arrivals.fresh += bytes,
             Arrival::Duplicate => self.duplicates += 1,
             Arrival::Refused => shared.counters.add(Counter::Refused, 1),
         }
-        for Run { offset, bytes } in runs.drain(..) {
-            self.unstored += bytes.len();
-            shared.events.push_back(Event::Chunk {
-                tag: self.tag,
-                offset,
-                bytes,
-            });
+        if self.state == State::Offered {
+            self.early.append(&mut runs);
+        } else {
+            self.hand_up(&mut runs, shared);
         }
         *shared.runs = runs;
         if self.blocks.complete() && self.state == State::Receiving {
@@ -417,23 +393,28 @@ impl Receiver {
         true
     }
 
+    fn hand_up(&mut self, runs: &mut Vec<Run>, shared: &mut Shared<'_>) {
+        for Run { offset, bytes } in runs.drain(..) {
+            self.unstored += bytes.len();
+            let tag = self.tag;
+            shared.events.push_back(Event::Chunk { tag, offset, bytes });
+        }
+    }
+
     /// Checks a packet against the session and opens it; the plaintext, if it is one of ours (2.4).
     fn open<'a>(&self, header: &Header, datagram: &'a mut [u8]) -> Option<&'a [u8]> {
         let total = self.blocks.total();
-        let want = match header.kind {
-            Kind::Parity => {
-                let last = total.checked_sub(1)? / BLOCK;
-                if header.block > last || header.seq + blocks::k(total, header.block) > 255 {
-                    return None;
-                }
-                self.chunk
+        let want = if header.kind == Kind::Parity {
+            let last = total.checked_sub(1)? / BLOCK;
+            if header.block > last || header.seq > 255 - blocks::k(total, header.block) {
+                return None;
             }
-            _ => {
-                if header.seq >= total || header.block != header.seq / BLOCK {
-                    return None;
-                }
-                self.blocks.chunk_len(header.seq)
+            self.chunk
+        } else {
+            if header.seq >= total || header.block != header.seq / BLOCK {
+                return None;
             }
+            self.blocks.chunk_len(header.seq)
         };
         let (head, body) = datagram.split_at_mut_checked(HEADER)?;
         match &self.opener {
@@ -449,44 +430,6 @@ impl Receiver {
                 opener
                     .open(keys::nonce(header), head, sealed)
                     .map(|plain| &*plain)
-            }
-        }
-    }
-
-    /// Books an authentic packet for feedback and timers.
-    fn note(&mut self, now: Instant, header: &Header) {
-        let first = self.arrivals.count == 0;
-        self.arrivals.count += 1;
-        self.arrivals.last = now;
-        if header.stamp != 0 {
-            self.arrivals.echo = header.stamp;
-            if header.stamp > self.arrivals.highest {
-                self.arrivals.highest = header.stamp;
-                self.arrivals.highest_at = now;
-            }
-        }
-        let train = &mut self.train;
-        if header.flags & flag::CALIBRATION != 0 && !train.ended {
-            train.count += 1;
-            train.first.get_or_insert((header.seq, now));
-            train.last = Some((header.seq, now));
-            if train.count == TRAIN {
-                train.ended = true;
-                self.beat.due = self.state == State::Receiving;
-            }
-        } else if !train.ended && header.kind == Kind::Data {
-            train.ended = true;
-            self.beat.due = self.state == State::Receiving;
-        }
-        if self.state == State::Receiving && (first || self.beat.idle) {
-            self.beat.idle = false;
-            let at = self.beat.last.max(now) + self.interval();
-            let sooner = self
-                .timers
-                .when(Timer::Heartbeat)
-                .is_none_or(|due| at < due);
-            if sooner {
-                self.timers.set(Timer::Heartbeat, at);
             }
         }
     }
@@ -548,7 +491,7 @@ impl Receiver {
             });
         }
         if self.timers.expire(Timer::Inactivity, now) {
-            let dead = self.arrivals.last + self.inactivity(shared.config);
+            let dead = self.heard + self.inactivity(shared.config);
             if dead <= now {
                 self.end(now, Err(Failure::Silent), shared);
             } else {
@@ -594,17 +537,23 @@ impl Receiver {
         buf: &mut Vec<u8>,
         shared: &mut Shared<'_>,
     ) -> bool {
-        if let Some(bytes) = self.outgoing.pop_front() {
-            buf.extend_from_slice(&bytes);
-            return true;
+        while let Some(bytes) = self.outgoing.pop_front() {
+            if self.ledger.say(bytes.len()) {
+                buf.extend_from_slice(&bytes);
+                return true;
+            }
         }
-        if !std::mem::take(&mut self.beat.due)
-            || !matches!(self.state, State::Receiving | State::Verifying)
-        {
+        let telling = matches!(self.state, State::Receiving | State::Verifying);
+        if !std::mem::take(&mut self.beat.due) || !telling {
             return false;
         }
+        let before = buf.len();
         self.write_beat(now, buf, shared);
-        true
+        let paid = self.ledger.say(buf.len() - before);
+        if !paid {
+            buf.truncate(before);
+        }
+        paid
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -637,6 +586,7 @@ impl Receiver {
 
     fn linger(&mut self, now: Instant, shared: &mut Shared<'_>) {
         self.blocks.clear(shared.pool);
+        self.early = Vec::new();
         self.opener = None;
         self.state = State::Lingering;
         self.timers = Timers::new();
@@ -658,106 +608,6 @@ impl Receiver {
         if self.may_answer(now) {
             self.outgoing.push_back(bytes);
         }
-    }
-
-    fn push_beat(&mut self, now: Instant, shared: &mut Shared<'_>) {
-        let mut bytes = Vec::with_capacity(128);
-        self.write_beat(now, &mut bytes, shared);
-        self.outgoing.push_back(bytes);
-    }
-
-    fn write_beat(&mut self, now: Instant, buf: &mut Vec<u8>, shared: &mut Shared<'_>) {
-        let elapsed = now.duration_since(self.beat.last).as_secs_f64().max(1e-4);
-        let fresh = std::mem::take(&mut self.arrivals.fresh);
-        self.beat.delivery = fresh as f64 / elapsed;
-        let weight = (elapsed / 0.02).min(1.0);
-        self.beat.smooth += (self.beat.delivery - self.beat.smooth) * weight;
-        let flush = std::mem::take(&mut self.stored_since_beat) as f64 / elapsed;
-        self.beat.idle = fresh == 0;
-        self.beat.last = now;
-        if let Some(loss) = self.blocks.take_loss() {
-            self.beat.loss = loss;
-        }
-        let contiguous = self.blocks.contiguous();
-        let nacks = if self.state == State::Receiving {
-            self.missing(now, contiguous)
-        } else {
-            Vec::new()
-        };
-        let feedback = self.feedback(now, shared.config);
-        let extension = self
-            .extended
-            .then(|| extension(shared.config, Some(feedback)));
-        let beat = Heartbeat {
-            delivery: saturate(self.beat.delivery),
-            flush: saturate(flush),
-            loss: self.beat.loss,
-            echo: self.arrivals.echo,
-            dispersion: self.train.dispersion(),
-            contiguous: contiguous.saturating_sub(1),
-            nacks,
-            extension,
-        };
-        let before = buf.len();
-        beat.encode(self.id, self.layout, buf);
-        self.beat.len = buf.len() - before;
-        if matches!(self.state, State::Receiving | State::Verifying) {
-            let next = if self.arrivals.count == 0 {
-                FIRST_BEATS
-            } else {
-                self.interval()
-            };
-            self.timers.set(Timer::Heartbeat, now + next);
-        }
-    }
-
-    fn missing(&mut self, now: Instant, contiguous: u64) -> Vec<u64> {
-        let mut list = Vec::new();
-        let interval = self.interval();
-        if !self.extended {
-            self.blocks
-                .missing(now, contiguous, interval * 2, NACKS, &mut list);
-            return list;
-        }
-        let limit = (DATAGRAM_MAX - HEADER - 36 - EXTENSION_MAX) / 8;
-        let quiet = (interval * 2).max(QUIET);
-        let from = self.beat.cursor.max(contiguous);
-        self.blocks.missing(now, from, quiet, limit, &mut list);
-        if list.len() < limit && from > contiguous {
-            let mut wrapped = Vec::new();
-            self.blocks
-                .missing(now, contiguous, quiet, limit - list.len(), &mut wrapped);
-            list.extend(wrapped.into_iter().take_while(|seq| *seq < from));
-        }
-        self.beat.cursor = list.last().map_or(0, |seq| seq + 1);
-        list
-    }
-
-    fn feedback(&mut self, now: Instant, config: &Config) -> Feedback {
-        let room = config.unstored_memory.saturating_sub(self.unstored) / self.chunk;
-        self.throttled = room * self.chunk < config.unstored_memory / 2;
-        let held = now.duration_since(self.arrivals.highest_at).as_micros();
-        Feedback {
-            received: self.arrivals.count,
-            at: u64::try_from(self.arrivals.last.duration_since(self.started).as_nanos())
-                .unwrap_or(u64::MAX),
-            highest: self.arrivals.highest,
-            held: u32::try_from(held).unwrap_or(u32::MAX),
-            room: u32::try_from(room).unwrap_or(u32::MAX),
-        }
-    }
-
-    /// Time to the next heartbeat: the table's (7.1); between two fulmars as short as one 64th of the arriving
-    /// bytes pays for, and not shorter than a millisecond.
-    fn interval(&self) -> Duration {
-        let table = table_interval(self.beat.delivery);
-        if !self.extended || self.beat.idle && self.beat.smooth < 1.0 {
-            return table;
-        }
-        let cost = (self.beat.len.max(HEADER + 36) + 28) as f64;
-        let pays = Duration::try_from_secs_f64(FEEDBACK_COST * cost / self.beat.smooth.max(1.0))
-            .unwrap_or(table);
-        pays.clamp(Duration::from_millis(1), table)
     }
 
     fn inactivity(&self, config: &Config) -> Duration {
@@ -798,36 +648,6 @@ impl Receiver {
     }
 }
 
-impl Train {
-    /// Time the whole burst took or would have taken: what lies between the first and the last packet that came,
-    /// scaled to the chunks lost before and behind them. 0 when fewer than two came in order.
-    fn dispersion(&self) -> u64 {
-        let (Some((from, first)), Some((to, last))) = (self.first, self.last) else {
-            return 0;
-        };
-        if to <= from || !self.ended {
-            return 0;
-        }
-        let nanos =
-            last.duration_since(first).as_nanos() * u128::from(TRAIN - 1) / u128::from(to - from);
-        u64::try_from(nanos).unwrap_or(u64::MAX)
-    }
-}
-
-fn extension(config: &Config, feedback: Option<Feedback>) -> Extension {
-    Extension {
-        features: feature::ALL,
-        socket_datagrams: config.socket_datagrams,
-        feedback,
-    }
-}
-
-fn saturate(rate: f64) -> u32 {
-    rate.min(f64::from(u32::MAX)) as u32
-}
-
-/// Packets of a calibration burst (4.7).
-const TRAIN: u64 = 10;
 /// Spacing of heartbeats before the first valid packet: they go to an address that proved nothing (19.5).
 const FIRST_BEATS: Duration = Duration::from_secs(1);
 /// Spacing of the first repetition of SESSION_ACCEPT.
@@ -836,10 +656,6 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(150);
 const ANSWER_SPACING: Duration = Duration::from_millis(100);
 /// How often the application hears.
 const PROGRESS: Duration = Duration::from_millis(100);
-/// A block quiet for this long, at least, is asked for again although its successors have not come.
-const QUIET: Duration = Duration::from_millis(10);
-/// One heartbeat byte per this many arriving ones.
-const FEEDBACK_COST: f64 = 64.0;
 /// Life of a session that never saw a valid packet, when room is short.
 const HALF_OPEN: Duration = Duration::from_secs(3);
 /// Control packets that may wait.

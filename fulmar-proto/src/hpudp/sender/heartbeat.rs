@@ -1,0 +1,251 @@
+//! What a heartbeat does to a sender: what may be forgotten, what must be sent again, how fast to go on (7, 8, 9).
+//!
+//! It does *not* send: repairs are queued and leave in their turn.
+
+use std::time::{Duration, Instant};
+
+use super::super::blocks;
+use super::super::config::{BLOCK, DATAGRAM_MAX, Layout};
+use super::super::packet::{Header, Heartbeat};
+use super::super::rate::Report;
+use super::super::session::{Counter, Shared, Timer};
+use super::{COOLDOWN, READ_AHEAD, Sender, State};
+use crate::engine::Bitrate;
+
+impl Sender {
+    /// Everything a heartbeat tells (7, 8, 9).
+    pub(in crate::hpudp) fn on_heartbeat(
+        &mut self,
+        now: Instant,
+        header: &Header,
+        datagram: &[u8],
+        shared: &mut Shared<'_>,
+    ) -> bool {
+        if self.is_over() || self.state == State::Requesting {
+            return false;
+        }
+        let Some(beat) = self.plausible(header, datagram) else {
+            shared.counters.add(Counter::Implausible, 1);
+            return false;
+        };
+        if beat.echo == 0 {
+            // Somebody answers, and knows none of our packets: anyone can say that, so it settles nothing.
+            if !self.answered {
+                self.connected(now, beat.extension.is_some(), shared);
+            }
+            return false;
+        }
+        if !self.proved {
+            self.proved = true;
+            self.timers.stop(Timer::Request);
+            self.extension = beat.extension.filter(|_| shared.config.extensions);
+        }
+        if !self.answered {
+            self.connected(now, self.extension.is_some(), shared);
+        }
+        if self.extension.is_some() && beat.extension.is_none() {
+            // Damaged: this receiver always adds its block, and the block guards the rest.
+            shared.counters.add(Counter::Malformed, 1);
+            return false;
+        }
+        self.heard = Some(now);
+        if self.state == State::Probing {
+            self.state = State::Streaming;
+            self.timers.stop(Timer::Patience);
+        }
+        let fresh = self
+            .feedback
+            .on_heartbeat(now, &beat, &mut self.marks, &mut self.rtt);
+        let silence = (self.feedback.interval(false) * 5)
+            .max(self.rtt.smoothed().unwrap_or_default() * 4)
+            .max(SILENCE);
+        self.timers.set(Timer::Silence, now + silence);
+        if beat.contiguous > 0 && beat.contiguous + 1 > self.contiguous {
+            self.contiguous = beat.contiguous + 1;
+            self.free(shared);
+        }
+        let first_time = self.book_nacks(now, &beat);
+        self.feedback.infer_loss(first_time, self.counts.data);
+        self.steer(now, &beat, fresh);
+        self.ask(shared);
+        self.wake = Some(now);
+        true
+    }
+
+    /// A heartbeat from another address than the peer's: taken only when it echoes a stamp that was never echoed
+    /// before, which only the receiver can know.
+    pub(in crate::hpudp) fn on_heartbeat_from_elsewhere(
+        &mut self,
+        now: Instant,
+        header: &Header,
+        datagram: &[u8],
+        shared: &mut Shared<'_>,
+    ) -> bool {
+        let news = self
+            .plausible(header, datagram)
+            .is_some_and(|beat| beat.echo > self.feedback.echoed());
+        news && self.on_heartbeat(now, header, datagram, shared)
+    }
+
+    /// Reads a heartbeat in the field order in which it can be true (7.2).
+    fn plausible(&mut self, header: &Header, datagram: &[u8]) -> Option<Heartbeat> {
+        let orders = match self.layout {
+            Some(Layout::Text) => &[Layout::Text][..],
+            Some(Layout::Reference) => &[Layout::Reference],
+            None => &[Layout::Text, Layout::Reference],
+        };
+        let reads = orders
+            .iter()
+            .filter_map(|&order| Some((order, Heartbeat::parse(header, datagram, order)?)));
+        let mut fits = reads.filter(|(_, beat)| self.is_plausible(beat));
+        let (order, beat) = fits.next()?;
+        if fits.next().is_none() {
+            self.layout = Some(order);
+        }
+        Some(beat)
+    }
+
+    fn is_plausible(&self, beat: &Heartbeat) -> bool {
+        if beat.echo == 0 {
+            return beat.dispersion == 0 && beat.contiguous == 0 && beat.nacks.is_empty();
+        }
+        let claims = beat.contiguous == 0 || beat.contiguous < self.next;
+        let sent = beat.nacks.iter().all(|seq| *seq < self.next);
+        claims && sent && self.marks.issued(beat.echo)
+    }
+
+    fn free(&mut self, shared: &mut Shared<'_>) {
+        while let Some(sent) = self.window.pop_below(self.contiguous / BLOCK) {
+            if self.spare.len() < READ_AHEAD as usize {
+                self.spare.push(sent.bytes);
+            }
+        }
+        self.repairs.remove_below(self.contiguous);
+        self.ask(shared);
+    }
+
+    /// Queues what is missing, each chunk at most once in 1.25 round trips. Returns how many were named for the
+    /// first time.
+    fn book_nacks(&mut self, now: Instant, beat: &Heartbeat) -> u64 {
+        let cooldown = self.rtt.smoothed().map_or(COOLDOWN, |rtt| rtt * 5 / 4);
+        let mut first_time = 0;
+        let mut holes: Option<(u64, u64)> = None;
+        for &seq in &beat.nacks {
+            let Some(sent) = self.window.get(seq / BLOCK) else {
+                continue;
+            };
+            let at = (seq % BLOCK) as usize;
+            first_time += u64::from(sent.resent[at] == 0);
+            let last = match sent.resent[at] {
+                0 => self.marks.time_of(sent.stamps[at]),
+                ms => self.started + Duration::from_millis(u64::from(ms)),
+            };
+            if now.saturating_duration_since(last) < cooldown {
+                continue;
+            }
+            self.repairs.insert(seq..seq + 1);
+            match &mut holes {
+                Some((block, count)) if *block == seq / BLOCK => *count += 1,
+                _ => {
+                    if let Some((block, count)) = holes.replace((seq / BLOCK, 1)) {
+                        self.reinforce(now, block, count, cooldown);
+                    }
+                }
+            }
+        }
+        if let Some((block, count)) = holes {
+            self.reinforce(now, block, count, cooldown);
+        }
+        // Nothing named, and yet not everything there: the tail was lost whole (11).
+        if beat.nacks.is_empty() && self.all_sent() && self.contiguous < self.total {
+            let from = if beat.contiguous == 0 {
+                0
+            } else {
+                beat.contiguous + 1
+            };
+            for seq in from..self.total.min(from + TAIL) {
+                let Some(sent) = self.window.get(seq / BLOCK) else {
+                    break;
+                };
+                let at = (seq % BLOCK) as usize;
+                let last = match sent.resent[at] {
+                    0 => self.marks.time_of(sent.stamps[at]),
+                    ms => self.started + Duration::from_millis(u64::from(ms)),
+                };
+                if now.saturating_duration_since(last) >= cooldown + self.feedback.interval(true) {
+                    self.repairs.insert(seq..seq + 1);
+                }
+            }
+        }
+        first_time
+    }
+
+    /// At the end of a file a repair that is lost costs a round trip with nothing else to send: send fresh parity
+    /// along, enough for what this round will lose.
+    fn reinforce(&mut self, now: Instant, block: u64, holes: u64, cooldown: Duration) {
+        let p = self.feedback.loss().min(0.8);
+        if !self.all_sent() || self.extension.is_none() || p < 0.005 {
+            return;
+        }
+        let k = blocks::k(self.total, block);
+        let Some(sent) = self.window.get_mut(block) else {
+            return;
+        };
+        if sent
+            .reinforced
+            .is_some_and(|at| now.duration_since(at) < cooldown)
+        {
+            return;
+        }
+        sent.reinforced = Some(now);
+        let holes = holes as f64;
+        let extra = (holes * p / (1.0 - p) + 1.5 * (holes * p).sqrt() / (1.0 - p)).ceil();
+        let free = (255 - k).saturating_sub(u64::from(sent.parity_used));
+        let extra = (extra as u64).min(free) as u8;
+        self.parities
+            .extend((sent.parity_used..sent.parity_used + extra).map(|index| (block, index)));
+        sent.parity_used += extra;
+    }
+
+    /// Feeds the controller and takes over its rate.
+    fn steer(&mut self, now: Instant, beat: &Heartbeat, fresh: Option<Duration>) {
+        if let Some(bandwidth) = self.feedback.dispersion(beat) {
+            self.controller.on_dispersion(bandwidth);
+        }
+        let rate = self.controller.rate();
+        // Delivery is believed up to twice what was sent (hostile receivers claim more).
+        let delivery = f64::from(beat.delivery).min(2.0 * rate);
+        let delta = self.feedback.take_delta(beat, delivery, self.wire_share());
+        let report = Report {
+            now,
+            delivery,
+            loss: self.feedback.reported_loss(),
+            nacks: beat.nacks.len(),
+            rtt: fresh,
+            smoothed_rtt: self.rtt.smoothed(),
+            min_rtt: self.rtt.min(),
+            sent: delta.sent,
+            sent_over: delta.sent_over,
+            received: delta.received,
+            received_over: delta.received_over,
+            echoed: self.feedback.echoed(),
+            issued: self.marks.last(),
+            interval: self.feedback.interval(false),
+        };
+        self.controller.on_report(&report);
+        self.pacer.set_rate(
+            now,
+            Bitrate::from_bytes_per_sec(self.controller.rate() as u64),
+        );
+    }
+
+    /// Wire bytes per file byte sent for the first time.
+    fn wire_share(&self) -> f64 {
+        let all = self.counts.data + self.counts.parities;
+        all as f64 / self.counts.data.max(1) as f64 * DATAGRAM_MAX as f64 / self.chunk as f64
+    }
+}
+
+/// Chunks of a lost tail sent again at a time (11).
+const TAIL: u64 = 167;
+const SILENCE: Duration = Duration::from_millis(500);

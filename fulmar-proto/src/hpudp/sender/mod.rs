@@ -1,0 +1,490 @@
+//! The sending half of one session: from SESSION_REQ to the end of its linger (4, 6, 7, 9, 10, 11).
+//!
+//! The application supplies the file in whole blocks, ahead of need; blocks stay in the window as plaintext with
+//! the stamps of their packets until the receiver has them, so that a repair is the same bytes again, sealed to the
+//! same ciphertext, and never a second reading of the file (19.1). It does *not* read files, hash, or choose rates:
+//! [`rate`](super::rate) and [`parity`](super::parity) do that.
+
+mod heartbeat;
+mod transmit;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::config::{BLOCK, CHUNK_PLAIN, CHUNK_SEALED, HEADER, Layout, WINDOW_BLOCKS};
+use super::feedback::{Feedback, Marks};
+use super::packet::{Extension, Header, Kind, SessionReq, control, exact, feature};
+use super::rate::Controller;
+use super::session::{Counter, Shared, Timer};
+use super::{Event, Failure, Phase, Reason, Request, Snapshot, Tag, blocks, keys};
+use crate::crypto::{Sealer, Secret};
+use crate::engine::{Bitrate, Pacer, RangeSet, RttEstimator, SendWindow, Timers};
+use crate::fec::{BlockEncoder, Scheme};
+
+/// One file on its way out.
+#[derive(Debug)]
+pub(super) struct Sender {
+    pub(super) tag: Tag,
+    pub(super) peer: SocketAddr,
+    id: u32,
+    request: Request,
+    /// SESSION_REQ, resent verbatim (4.6).
+    asked: Vec<u8>,
+    retry: Duration,
+    secret: Option<Secret>,
+    sealer: Option<Sealer>,
+    state: State,
+    /// The receiver answered; with which extension block.
+    answered: bool,
+    /// And showed that it got something of ours: a key it answered with a key, or a stamp it echoed.
+    proved: bool,
+    extension: Option<Extension>,
+    layout: Option<Layout>,
+    chunk: usize,
+    total: u64,
+    window: SendWindow<Sent>,
+    spare: Vec<Vec<u8>>,
+    /// Next block to ask the application for.
+    wanted: u64,
+    /// Next chunk to send for the first time.
+    next: u64,
+    /// Chunks known to be at the receiver, from the first on without a hole.
+    contiguous: u64,
+    repairs: RangeSet,
+    /// Repairs sent since the last new packet.
+    streak: u32,
+    parities: VecDeque<(u64, u8)>,
+    encoder: BlockEncoder,
+    tail_encoder: Option<BlockEncoder>,
+    marks: Marks,
+    feedback: Feedback,
+    controller: Controller,
+    pacer: Pacer,
+    rtt: RttEstimator,
+    parity_now: u8,
+    timers: Timers<Timer>,
+    outgoing: VecDeque<Vec<u8>>,
+    /// When `poll_transmit` may have something again; `None` while only a heartbeat or the application can tell.
+    wake: Option<Instant>,
+    /// Between batches of repairs at the end, under the published rules.
+    repair_gate: Option<Instant>,
+    probe_due: bool,
+    /// When the receiver's completion first came without a heartbeat that bears it out.
+    doubtful_since: Option<Instant>,
+    started: Instant,
+    heard: Option<Instant>,
+    counts: Counts,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// No data before SESSION_ACCEPT.
+    Requesting,
+    Streaming,
+    /// The receiver is silent; one packet every half second looks for it.
+    Probing,
+    Lingering,
+    Closed,
+}
+
+/// A block in the window.
+#[derive(Debug)]
+struct Sent {
+    /// k chunks, the last one padded with zeros.
+    bytes: Vec<u8>,
+    /// Stamp of each chunk's packet; 0 before it was sent.
+    stamps: Vec<u64>,
+    /// When each chunk left last, in milliseconds from the start and one; 0 if never again after the first time.
+    resent: Vec<u32>,
+    /// Parity indices used; each is sealed once.
+    parity_used: u8,
+    reinforced: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    data: u64,
+    parities: u64,
+    retransmitted: u64,
+}
+
+impl Sender {
+    /// Asks the receiver. `secret` is this side's fresh key, used if the request wants encryption; `base` a random
+    /// number, the origin of the stamps.
+    pub(super) fn new(
+        now: Instant,
+        tag: Tag,
+        request: Request,
+        id: u32,
+        secret: Secret,
+        base: u64,
+        shared: &mut Shared<'_>,
+    ) -> Self {
+        let secret = request.encrypt.then_some(secret);
+        let chunk = if request.encrypt {
+            CHUNK_SEALED
+        } else {
+            CHUNK_PLAIN
+        };
+        let config = shared.config;
+        let asked = SessionReq {
+            size: request.size,
+            hash: request.hash,
+            rate: 0,
+            key: secret.as_ref().map(Secret::public),
+            name: request.name.clone().into_bytes(),
+            nul_counted: false,
+            extension: config.extensions.then(|| Extension {
+                features: feature::ALL,
+                ..Extension::default()
+            }),
+        }
+        .encode(id);
+        let controller = Controller::new(config);
+        let rate = Bitrate::from_bytes_per_sec(controller.rate() as u64);
+        let mut timers = Timers::new();
+        timers.set(Timer::Request, now + config.request_retry);
+        timers.set(Timer::Patience, now + config.request_timeout);
+        timers.set(Timer::Progress, now + PROGRESS);
+        let mut it = Self {
+            tag,
+            peer: request.to,
+            id,
+            outgoing: VecDeque::from([asked.clone()]),
+            asked,
+            retry: config.request_retry,
+            state: if secret.is_some() {
+                State::Requesting
+            } else {
+                State::Streaming
+            },
+            secret,
+            sealer: None,
+            answered: false,
+            proved: false,
+            extension: None,
+            layout: None,
+            chunk,
+            total: request.size.div_ceil(chunk as u64),
+            request,
+            window: SendWindow::with_capacity(WINDOW_BLOCKS as usize),
+            spare: Vec::new(),
+            wanted: 0,
+            next: 0,
+            contiguous: 0,
+            repairs: RangeSet::new(),
+            streak: 0,
+            parities: VecDeque::new(),
+            encoder: BlockEncoder::new(Scheme::Rs8 { k: BLOCK as u16 }, chunk),
+            tail_encoder: None,
+            marks: Marks::new(now, base),
+            feedback: Feedback::new(config.burst),
+            controller,
+            pacer: Pacer::new(rate, PACER_BURST),
+            rtt: RttEstimator::new(Duration::from_millis(200)),
+            parity_now: START_PARITY,
+            timers,
+            wake: Some(now),
+            repair_gate: None,
+            probe_due: false,
+            doubtful_since: None,
+            started: now,
+            heard: None,
+            counts: Counts::default(),
+        };
+        it.ask(shared);
+        it
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.state, State::Lingering | State::Closed)
+    }
+
+    fn all_sent(&self) -> bool {
+        self.next >= self.total
+    }
+
+    /// Asks the application for blocks, as far ahead as the window allows.
+    fn ask(&mut self, shared: &mut Shared<'_>) {
+        let block_bytes = BLOCK * self.chunk as u64;
+        let end = self.total.div_ceil(BLOCK);
+        while self.wanted < end
+            && self.wanted < self.next / BLOCK + READ_AHEAD
+            && self.wanted - self.contiguous / BLOCK < WINDOW_BLOCKS
+        {
+            let offset = self.wanted * block_bytes;
+            let len = (self.request.size - offset).min(block_bytes) as usize;
+            let buffer = self.spare.pop().unwrap_or_default();
+            shared.events.push_back(Event::Want {
+                tag: self.tag,
+                offset,
+                len,
+                buffer,
+            });
+            self.wanted += 1;
+        }
+    }
+
+    /// The application's answer. Bytes that were not asked for end the session: the file would arrive wrong.
+    pub(super) fn on_supply(
+        &mut self,
+        now: Instant,
+        offset: u64,
+        mut bytes: Vec<u8>,
+        shared: &mut Shared<'_>,
+    ) {
+        if self.is_over() {
+            return;
+        }
+        let block = self.window.next();
+        let want = (self.request.size.saturating_sub(offset)).min(BLOCK * self.chunk as u64);
+        let k = blocks::k(self.total, block.min(self.total.saturating_sub(1) / BLOCK)) as usize;
+        if offset != block * BLOCK * self.chunk as u64 || bytes.len() as u64 != want || want == 0 {
+            self.on_abort(now, Reason::INVALID, shared);
+            return;
+        }
+        bytes.resize(k * self.chunk, 0);
+        let sent = Sent {
+            bytes,
+            stamps: vec![0; k],
+            resent: vec![0; k],
+            parity_used: 0,
+            reinforced: None,
+        };
+        if self.window.push(sent).is_none() {
+            self.on_abort(now, Reason::INVALID, shared);
+        }
+        self.wake = Some(now);
+    }
+
+    pub(super) fn on_abort(&mut self, now: Instant, reason: Reason, shared: &mut Shared<'_>) {
+        if self.is_over() {
+            return;
+        }
+        self.outgoing
+            .push_back(control(Kind::Reject, self.id, &[reason.0], 0));
+        self.end(now, Err(Failure::Aborted(reason)), shared);
+        self.timers
+            .set(Timer::Linger, now + Duration::from_millis(20));
+    }
+
+    /// SESSION_ACCEPT, TRANSFER_COMPLETE, ACK_CLOSE and SESSION_REJECT.
+    pub(super) fn on_control(
+        &mut self,
+        now: Instant,
+        header: &Header,
+        datagram: &[u8],
+        shared: &mut Shared<'_>,
+    ) {
+        let Some(payload) = exact(header, datagram) else {
+            shared.counters.add(Counter::Malformed, 1);
+            return;
+        };
+        match (header.kind, self.state) {
+            (Kind::SessionAccept, State::Requesting) => {
+                self.on_session_accept(now, payload, datagram, shared)
+            }
+            (Kind::Complete, State::Lingering) => {
+                self.outgoing
+                    .push_back(control(Kind::AckClose, self.id, &[], 0));
+                self.outgoing.truncate(4);
+            }
+            (Kind::Complete | Kind::AckClose, State::Streaming | State::Probing) => {
+                self.on_complete(now, shared)
+            }
+            (Kind::AckClose, State::Lingering) => self.close(shared),
+            (Kind::Reject, State::Requesting | State::Streaming | State::Probing) => {
+                let reason = Reason(payload.first().copied().unwrap_or(0));
+                // A mismatch can only be known once everything was sent (19.4).
+                if reason == Reason::HASH_MISMATCH && !self.all_sent() {
+                    shared.counters.add(Counter::Unexpected, 1);
+                    return;
+                }
+                self.end(now, Err(Failure::Refused(reason)), shared);
+                self.timers.set(Timer::Linger, now);
+            }
+            _ => shared.counters.add(Counter::Unexpected, 1),
+        }
+    }
+
+    fn on_session_accept(
+        &mut self,
+        now: Instant,
+        payload: &[u8],
+        datagram: &[u8],
+        shared: &mut Shared<'_>,
+    ) {
+        let (Some(secret), Some(key)) = (&self.secret, payload.first_chunk::<32>()) else {
+            return;
+        };
+        let Some(mut sealer) = keys::sealer(secret, key, self.id) else {
+            self.end(now, Err(Failure::BadKey), shared);
+            return;
+        };
+        if shared.guard {
+            sealer.guard();
+        }
+        self.sealer = Some(sealer);
+        self.secret = None;
+        self.extension = Extension::parse(datagram, datagram.len() - HEADER - payload.len())
+            .filter(|_| shared.config.extensions);
+        self.state = State::Streaming;
+        self.proved = true;
+        self.timers.stop(Timer::Request);
+        self.connected(now, self.extension.is_some(), shared);
+    }
+
+    fn connected(&mut self, now: Instant, extended: bool, shared: &mut Shared<'_>) {
+        self.answered = true;
+        self.timers.stop(Timer::Patience);
+        self.timers.set(Timer::Silence, now + FIRST_SILENCE);
+        self.wake = Some(now);
+        let (tag, encrypted) = (self.tag, self.sealer.is_some());
+        shared.events.push_back(Event::Connected {
+            tag,
+            encrypted,
+            extended,
+        });
+    }
+
+    /// The receiver says that it has the file. Believed when everything was sent and a heartbeat bears it out, or
+    /// when it insists (11, 19.4).
+    fn on_complete(&mut self, now: Instant, shared: &mut Shared<'_>) {
+        let since = *self.doubtful_since.get_or_insert(now);
+        // A heartbeat cannot tell "chunk 0" from "nothing", so a file of one chunk has no better witness.
+        let borne_out = self.contiguous >= self.total || self.total <= 1;
+        let insisted = now.duration_since(since) >= INSIST;
+        if !self.all_sent() || !(borne_out || insisted) {
+            shared.counters.add(Counter::Unexpected, 1);
+            return;
+        }
+        if !self.answered {
+            self.connected(now, self.extension.is_some(), shared);
+        }
+        self.contiguous = self.total;
+        self.outgoing
+            .push_back(control(Kind::AckClose, self.id, &[], 0));
+        self.end(now, Ok(()), shared);
+    }
+
+    pub(super) fn on_timeout(&mut self, now: Instant, shared: &mut Shared<'_>) {
+        let config = shared.config;
+        if self.timers.expire(Timer::Request, now) && !self.proved {
+            self.retry = (self.retry * 2).min(config.request_retry_max);
+            self.timers.set(Timer::Request, now + self.retry);
+            self.outgoing.push_back(self.asked.clone());
+        }
+        if self.timers.expire(Timer::Patience, now) {
+            let failure = if self.answered {
+                Failure::Silent
+            } else {
+                Failure::NoAnswer
+            };
+            self.end(now, Err(failure), shared);
+            self.timers.set(Timer::Linger, now);
+        }
+        if self.timers.expire(Timer::Silence, now) && !self.is_over() {
+            if self.state == State::Streaming {
+                self.state = State::Probing;
+                self.timers.set(Timer::Patience, now + config.probe_timeout);
+            }
+            self.probe_due = true;
+            self.timers.set(Timer::Silence, now + config.probe_interval);
+        }
+        if self.timers.expire(Timer::Progress, now) && !self.is_over() {
+            self.timers.set(Timer::Progress, now + PROGRESS);
+            let snapshot = self.snapshot(now);
+            shared.events.push_back(Event::Progress {
+                tag: self.tag,
+                snapshot,
+            });
+        }
+        if self.timers.expire(Timer::Linger, now) {
+            self.close(shared);
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        if !self.outgoing.is_empty() || self.probe_due {
+            return Some(self.started);
+        }
+        let timer = self.timers.next().map(|(at, _)| at);
+        [timer, self.wake].into_iter().flatten().min()
+    }
+
+    fn end(&mut self, now: Instant, result: Result<(), Failure>, shared: &mut Shared<'_>) {
+        let snapshot = Snapshot {
+            phase: Phase::Lingering,
+            ..self.snapshot(now)
+        };
+        shared.events.push_back(Event::Finished {
+            tag: self.tag,
+            snapshot,
+            result,
+        });
+        self.state = State::Lingering;
+        self.timers = Timers::new();
+        self.timers.set(Timer::Linger, now + shared.config.linger);
+        self.window = SendWindow::with_capacity(1);
+        self.spare = Vec::new();
+        self.repairs = RangeSet::new();
+        self.parities = VecDeque::new();
+        self.sealer = None;
+        self.probe_due = false;
+        self.wake = None;
+    }
+
+    fn close(&mut self, shared: &mut Shared<'_>) {
+        self.state = State::Closed;
+        self.timers = Timers::new();
+        shared.events.push_back(Event::Closed { tag: self.tag });
+    }
+
+    fn snapshot(&self, now: Instant) -> Snapshot {
+        Snapshot {
+            phase: match self.state {
+                _ if !self.answered => Phase::Connecting,
+                State::Requesting => Phase::Connecting,
+                State::Probing => Phase::Probing,
+                State::Streaming if self.contiguous >= self.total => Phase::Verifying,
+                State::Streaming if self.all_sent() => Phase::Repairing,
+                State::Streaming => Phase::Transferring,
+                State::Lingering | State::Closed => Phase::Lingering,
+            },
+            size: self.request.size,
+            done: (self.contiguous * self.chunk as u64).min(self.request.size),
+            elapsed: now.duration_since(self.started),
+            goodput: Bitrate::from_bytes_per_sec(self.feedback.delivery() as u64),
+            pacing: self.pacer.rate(),
+            rtt: self.rtt.smoothed(),
+            min_rtt: self.rtt.min(),
+            loss: self.feedback.loss(),
+            parity: self.parity_now,
+            data: self.counts.data,
+            parities: self.counts.parities,
+            retransmitted: self.counts.retransmitted,
+            encrypted: self.request.encrypt,
+            ..Snapshot::default()
+        }
+    }
+}
+
+/// Percent of parity before any loss is known (6.2).
+const START_PARITY: u8 = 5;
+/// Blocks asked for ahead of the next chunk to send: 3.3 MB, which a processor still holds in its cache.
+const READ_AHEAD: u64 = 24;
+/// Credit the pacer may save up (8.6).
+const PACER_BURST: Duration = Duration::from_millis(2);
+/// Cooldown of a repair while the round trip is unknown (9).
+const COOLDOWN: Duration = Duration::from_millis(200);
+/// Silence before the first heartbeat, and the least later, that makes a sender probe (10).
+const FIRST_SILENCE: Duration = Duration::from_millis(1500);
+/// A completion without a heartbeat that bears it out is believed when it is repeated this much later.
+const INSIST: Duration = Duration::from_millis(900);
+/// How often the application hears.
+const PROGRESS: Duration = Duration::from_millis(100);

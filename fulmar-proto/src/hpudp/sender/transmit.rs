@@ -1,0 +1,310 @@
+//! What leaves next, and when: pacing, turns between repairs, parity and new chunks, the bytes of each packet.
+//!
+//! It does *not* decide what is missing.
+
+use std::time::{Duration, Instant};
+
+use super::super::config::{BLOCK, CHUNK_PLAIN, Config, Control, DATAGRAM_MAX, Parity};
+use super::super::packet::{Header, Kind, flag};
+use super::super::parity::{self, Path};
+use super::super::rate::Controller;
+use super::super::session::Shared;
+use super::super::{blocks, keys};
+use super::{COOLDOWN, START_PARITY, Sender, State};
+use crate::crypto::Sealer;
+use crate::fec::{BlockEncoder, Scheme};
+
+impl Sender {
+    /// Appends up to `max` datagrams, all as long as the first but for the last; returns the first one's length.
+    pub(in crate::hpudp) fn poll_transmit(
+        &mut self,
+        now: Instant,
+        max: usize,
+        buf: &mut Vec<u8>,
+        shared: &mut Shared<'_>,
+    ) -> Option<usize> {
+        if let Some(bytes) = self.outgoing.pop_front() {
+            self.pacer.spend(now, bytes.len() as u64);
+            buf.extend_from_slice(&bytes);
+            return Some(bytes.len());
+        }
+        if std::mem::take(&mut self.probe_due) {
+            return self.probe(now, buf);
+        }
+        self.wake = None;
+        if self.state != State::Streaming {
+            return None;
+        }
+        let start = buf.len();
+        let allowed = self.allowed(now, max)?;
+        let mut segment = None;
+        for _ in 0..allowed {
+            let before = buf.len();
+            if !self.next_packet(now, buf, shared.config) {
+                break;
+            }
+            let len = buf.len() - before;
+            segment.get_or_insert(len);
+            if len < DATAGRAM_MAX {
+                break;
+            }
+        }
+        self.ask(shared);
+        if buf.len() > start {
+            self.pacer.spend(now, (buf.len() - start) as u64);
+            self.wake = Some(now);
+        }
+        segment
+    }
+
+    /// How many packets may leave now; sets the wake-up when none.
+    fn allowed(&mut self, now: Instant, max: usize) -> Option<usize> {
+        if self.next < self.feedback.burst().min(self.total) && self.window.next() > 0 {
+            return Some(max.min((self.feedback.burst() - self.next) as usize).max(1));
+        }
+        if !self.has_something() {
+            return None;
+        }
+        if self.heard.is_none() && self.marks.sent() >= UNHEARD {
+            return None;
+        }
+        let room = match self.controller {
+            Controller::Delivery(_) => self.room(now),
+            Controller::Hpudp(_) | Controller::Fixed(_) => usize::MAX,
+        };
+        if room == 0 {
+            // Packets that are gone for good leave the count with time.
+            self.wake = Some(now + Duration::from_millis(5));
+            return None;
+        }
+        let rate = self.pacer.rate();
+        let quantum = rate
+            .bytes_in(QUANTUM)
+            .clamp(DATAGRAM_MAX as u64, QUANTUM_MAX);
+        if let Some(at) = self.pacer.ready_at(now, quantum) {
+            self.wake = Some(at);
+            return None;
+        }
+        let budget = (self.pacer.budget(now) / DATAGRAM_MAX as u64).max(1);
+        Some(max.min(room).min(budget as usize))
+    }
+
+    fn has_something(&self) -> bool {
+        !self.parities.is_empty()
+            || !self.repairs.is_empty()
+            || self.next < (self.window.next() * BLOCK).min(self.total)
+    }
+
+    /// Packets that may still be put in flight: what the path holds, what its queue may hold, what the feedback has
+    /// not told yet; and never so much that the receiver's socket would overflow.
+    fn room(&self, now: Instant) -> usize {
+        let Some(min_rtt) = self.rtt.min().filter(|_| self.extension.is_some()) else {
+            return usize::MAX;
+        };
+        let packets = self.controller.rate() / DATAGRAM_MAX as f64;
+        let span =
+            min_rtt + self.controller.delay_budget(min_rtt) + self.feedback.interval(true) * 4;
+        let mut cap = packets * span.as_secs_f64() + 16.0;
+        let socket = self
+            .extension
+            .map_or(0, |extension| extension.socket_datagrams);
+        if socket > 0 {
+            cap = cap.min(packets * min_rtt.as_secs_f64() + f64::from(socket) / 2.0);
+        }
+        let patience =
+            self.rtt.smoothed().unwrap_or(min_rtt) * 2 + self.feedback.interval(true) * 4 + STALL;
+        let flying = self.marks.in_flight(now, patience);
+        let cap = (cap as usize).max(16);
+        let by_path = cap.saturating_sub(flying as usize);
+        // What the receiver has no room for it drops: give packets up much later than the path alone would.
+        let Some(room) = self.feedback.room() else {
+            return by_path;
+        };
+        let unanswered = self.marks.in_flight(now, patience + ROOM_STALL);
+        by_path.min((room as usize).saturating_sub(unanswered as usize))
+    }
+
+    /// Three repairs, then something new, so that a flood of them cannot stop progress (9, lesson D).
+    fn next_packet(&mut self, now: Instant, buf: &mut Vec<u8>, config: &Config) -> bool {
+        let fresh = self.next < (self.window.next() * BLOCK).min(self.total);
+        if (self.streak < 3 || !fresh) && self.repair(now, buf, config) {
+            self.streak += 1;
+            return true;
+        }
+        self.streak = 0;
+        while let Some((block, index)) = self.parities.pop_front() {
+            if self.parity(now, block, index, buf) {
+                return true;
+            }
+        }
+        if fresh {
+            let seq = self.next;
+            self.next += 1;
+            self.counts.data += 1;
+            self.data(now, seq, buf);
+            self.end_of_block(seq, config);
+            return true;
+        }
+        self.repair(now, buf, config)
+    }
+
+    fn repair(&mut self, now: Instant, buf: &mut Vec<u8>, config: &Config) -> bool {
+        if self.repair_gate.is_some_and(|at| now < at) {
+            self.wake = self.repair_gate;
+            return false;
+        }
+        while let Some(seq) = self.repairs.pop_first() {
+            if self.data(now, seq, buf) {
+                self.counts.retransmitted += 1;
+                let batch = config.control == Control::Hpudp && self.all_sent();
+                if batch && self.counts.retransmitted.is_multiple_of(TEARDOWN_BATCH) {
+                    self.repair_gate = Some(now + TEARDOWN_PAUSE);
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    /// After a block's last chunk comes its parity (6.1).
+    fn end_of_block(&mut self, seq: u64, config: &Config) {
+        let block = seq / BLOCK;
+        let k = blocks::k(self.total, block);
+        if seq + 1 != block * BLOCK + k {
+            return;
+        }
+        let m = match (config.parity, self.feedback.knows_loss()) {
+            (Parity::Table, true) => parity::table(self.feedback.reported_loss(), k),
+            (_, false) => ((k * u64::from(START_PARITY)).div_ceil(100)).max(2) as u8,
+            (Parity::Adaptive, true) => {
+                let path = Path {
+                    loss: self.feedback.loss(),
+                    rate: self.controller.rate(),
+                    rtt: self.rtt.smoothed().unwrap_or(COOLDOWN),
+                    interval: self.feedback.interval(true),
+                    room: config.block_memory as f64,
+                    left: self.total - seq - 1,
+                };
+                parity::adaptive(&path, k)
+            }
+        };
+        self.parity_now = m;
+        let m = m.min((255 - k) as u8);
+        if let Some(sent) = self.window.get_mut(block) {
+            self.parities
+                .extend((sent.parity_used..sent.parity_used + m).map(|index| (block, index)));
+            sent.parity_used += m;
+        }
+    }
+
+    /// One DATA packet, for the first time or again. A sealed one is the same bytes each time; a plain one gets a
+    /// new stamp, and so measures the round trip. `false` when the chunk is no longer in the window.
+    fn data(&mut self, now: Instant, seq: u64, buf: &mut Vec<u8>) -> bool {
+        let (sealed, total, chunk) = (self.sealer.is_some(), self.total, self.chunk);
+        let Some(sent) = self.window.get_mut(seq / BLOCK) else {
+            return false;
+        };
+        let issued = self.marks.issue(now);
+        let at = (seq % BLOCK) as usize;
+        let again = sent.stamps[at] != 0;
+        if again {
+            let ms = now.duration_since(self.started).as_millis() + 1;
+            sent.resent[at] = u32::try_from(ms).unwrap_or(u32::MAX);
+        }
+        if !again || !sealed {
+            sent.stamps[at] = issued;
+        } else {
+            self.marks.resend(sent.stamps[at]);
+        }
+        let mut flags = if seq + 1 == total { flag::END } else { 0 };
+        if seq < self.feedback.burst() && (sealed || !again) {
+            flags |= flag::CALIBRATION;
+        }
+        let left = self.request.size - seq * chunk as u64;
+        let len = usize::try_from(left).map_or(chunk, |left| left.min(chunk));
+        let payload = &sent.bytes[at * chunk..at * chunk + len];
+        let header = Header {
+            kind: Kind::Data,
+            session: self.id,
+            seq,
+            block: seq / BLOCK,
+            len: len as u16,
+            flags,
+            stamp: sent.stamps[at],
+        };
+        append(header, payload, self.sealer.as_mut(), buf);
+        true
+    }
+
+    /// One PARITY packet, computed now; `false` when the block is no longer needed.
+    fn parity(&mut self, now: Instant, block: u64, index: u8, buf: &mut Vec<u8>) -> bool {
+        let k = blocks::k(self.total, block);
+        let Some(sent) = self.window.get(block) else {
+            return false;
+        };
+        let encoder = if k == BLOCK {
+            &mut self.encoder
+        } else {
+            let chunk = self.chunk;
+            self.tail_encoder
+                .get_or_insert_with(|| BlockEncoder::new(Scheme::Rs8 { k: k as u16 }, chunk))
+        };
+        let tail = block == (self.total - 1) / BLOCK;
+        let last = tail && index + 1 == sent.parity_used;
+        let header = Header {
+            kind: Kind::Parity,
+            session: self.id,
+            seq: u64::from(index),
+            block,
+            len: self.chunk as u16,
+            flags: if last { flag::END } else { 0 },
+            stamp: self.marks.issue(now),
+        };
+        let mut payload = [0; CHUNK_PLAIN];
+        let payload = &mut payload[..self.chunk];
+        encoder.parity(index, &sent.bytes, payload);
+        self.counts.parities += 1;
+        append(header, payload, self.sealer.as_mut(), buf);
+        true
+    }
+
+    /// The lowest chunk the receiver may lack, again (10).
+    fn probe(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<usize> {
+        let before = buf.len();
+        let seq = self.contiguous.min(self.total.saturating_sub(1));
+        if self.next > seq && self.data(now, seq, buf) {
+            self.counts.retransmitted += 1;
+            self.pacer.spend(now, (buf.len() - before) as u64);
+            return Some(buf.len() - before);
+        }
+        None
+    }
+}
+
+/// Header, payload and, if sealed, tag: the bytes of one packet at the end of `buf`.
+fn append(mut header: Header, payload: &[u8], sealer: Option<&mut Sealer>, buf: &mut Vec<u8>) {
+    if sealer.is_some() {
+        header.flags |= flag::SEALED;
+    }
+    let head = header.encode();
+    buf.extend_from_slice(&head);
+    let start = buf.len();
+    buf.extend_from_slice(payload);
+    if let Some(sealer) = sealer {
+        let tag = sealer.seal(keys::nonce(&header), &head, &mut buf[start..]);
+        buf.extend_from_slice(&tag);
+    }
+}
+
+/// The pacer sleeps until this much time's worth of bytes may leave at once; the kernel takes up to 46 datagrams.
+const QUANTUM: Duration = Duration::from_micros(250);
+const QUANTUM_MAX: u64 = 46 * DATAGRAM_MAX as u64;
+/// Packets before the first heartbeat: about a second's worth at the starting rate (4.6).
+const UNHEARD: u64 = 2_000_000 / DATAGRAM_MAX as u64;
+/// Under the published rules the last repairs leave in batches of ten, two milliseconds apart (11).
+const TEARDOWN_BATCH: u64 = 10;
+const TEARDOWN_PAUSE: Duration = Duration::from_millis(2);
+/// Beyond two round trips, how long a packet counts as in flight.
+const STALL: Duration = Duration::from_millis(20);
+/// The same where it is the receiver's room that limits.
+const ROOM_STALL: Duration = Duration::from_millis(250);

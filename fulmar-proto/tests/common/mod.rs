@@ -1,0 +1,554 @@
+//! Two hosts, a link each way and the applications behind them: what the HP-UDP tests that need to see every byte on
+//! the wire share. One host may be scripted: an endpoint the test wrote by hand.
+#![allow(dead_code, clippy::disallowed_methods)]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use fulmar_proto::engine::RangeSet;
+use fulmar_proto::hpudp::{
+    Command, Config, Counter, Endpoint, Event, Failure, Reason, Request, Snapshot, Tag,
+};
+use fulmar_proto::sim::{LinkConfig, LinkId, Loss, Net, NodeId, Rng};
+use fulmar_proto::{Meta, Transmit};
+
+/// What speaks HP-UDP at one end.
+pub(crate) type Speaker = Box<dyn fulmar_proto::Endpoint<Command = Command, Event = Event>>;
+
+/// One end, with a tap on what it sends.
+pub(crate) struct Host {
+    inner: Inner,
+    born: Instant,
+    /// Datagrams sent: when since the host's birth, to whom, what. Only while `tapping`.
+    pub(crate) sent: Vec<Sent>,
+    pub(crate) tapping: bool,
+    /// Digest of everything sent to `watched`, times included.
+    pub(crate) digest: u64,
+    pub(crate) watched: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    pub(crate) at: Duration,
+    pub(crate) to: SocketAddr,
+    pub(crate) bytes: Vec<u8>,
+}
+
+enum Inner {
+    Fulmar(Box<Endpoint>),
+    Scripted(Speaker),
+}
+
+impl Host {
+    pub(crate) fn fulmar(start: Instant, config: Config, rng: &mut Rng) -> Self {
+        let mut seed = [0; 32];
+        rng.fill(&mut seed);
+        let mut endpoint = Endpoint::new(config, seed);
+        endpoint.guard_nonces();
+        Self::new(start, Inner::Fulmar(Box::new(endpoint)))
+    }
+
+    pub(crate) fn scripted(start: Instant, speaker: Speaker) -> Self {
+        Self::new(start, Inner::Scripted(speaker))
+    }
+
+    fn new(born: Instant, inner: Inner) -> Self {
+        Self {
+            inner,
+            born,
+            sent: Vec::new(),
+            tapping: false,
+            digest: 0,
+            watched: None,
+        }
+    }
+
+    /// The endpoint, if it is ours.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        match &self.inner {
+            Inner::Fulmar(it) => it,
+            Inner::Scripted(_) => panic!("a scripted host"),
+        }
+    }
+
+    pub(crate) fn count(&self, counter: Counter) -> u64 {
+        self.endpoint().counters().get(counter)
+    }
+}
+
+impl fulmar_proto::Endpoint for Host {
+    type Command = Command;
+    type Event = Event;
+
+    fn handle_datagram(&mut self, now: Instant, meta: Meta, payload: &mut [u8]) {
+        match &mut self.inner {
+            Inner::Fulmar(it) => it.handle_datagram(now, meta, payload),
+            Inner::Scripted(it) => it.handle_datagram(now, meta, payload),
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        match &mut self.inner {
+            Inner::Fulmar(it) => it.handle_timeout(now),
+            Inner::Scripted(it) => it.handle_timeout(now),
+        }
+    }
+
+    fn handle_command(&mut self, now: Instant, command: Command) {
+        match &mut self.inner {
+            Inner::Fulmar(it) => it.handle_command(now, command),
+            Inner::Scripted(it) => it.handle_command(now, command),
+        }
+    }
+
+    fn poll_transmit(&mut self, now: Instant, max: usize, buf: &mut Vec<u8>) -> Option<Transmit> {
+        let transmit = match &mut self.inner {
+            Inner::Fulmar(it) => it.poll_transmit(now, max, buf),
+            Inner::Scripted(it) => it.poll_transmit(now, max, buf),
+        }?;
+        let segment = transmit.segment.unwrap_or(transmit.len).max(1);
+        let at = now.duration_since(self.born);
+        for bytes in buf.chunks(segment) {
+            if self.watched == Some(transmit.to) {
+                self.digest = digest(self.digest ^ at.as_nanos() as u64, bytes);
+            }
+            if self.tapping {
+                let bytes = bytes.to_vec();
+                self.sent.push(Sent {
+                    at,
+                    to: transmit.to,
+                    bytes,
+                });
+            }
+        }
+        Some(transmit)
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        match &mut self.inner {
+            Inner::Fulmar(it) => it.poll_event(),
+            Inner::Scripted(it) => it.poll_event(),
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        match &self.inner {
+            Inner::Fulmar(it) => it.poll_timeout(),
+            Inner::Scripted(it) => it.poll_timeout(),
+        }
+    }
+}
+
+/// What a receiving application does with an offer that is not the file it waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Strangers {
+    /// Never decides.
+    Ignored,
+    /// Takes every file, stores every byte, and finds every hash wrong.
+    Accepted,
+}
+
+/// The applications of both hosts, and what they saw of the one file that matters.
+pub(crate) struct Apps {
+    pub(crate) content: u64,
+    pub(crate) size: u64,
+    pub(crate) strangers: Strangers,
+    /// How long hashing and the disk take after the last byte.
+    pub(crate) verifying: Duration,
+    verify_at: Option<(Instant, Tag)>,
+    tag: Option<Tag>,
+    /// Sizes that strangers claimed.
+    claims: BTreeMap<Tag, u64>,
+    stored: RangeSet,
+    wrong: u64,
+    bytes: u64,
+    pub(crate) connected: Option<(bool, bool)>,
+    pub(crate) sent: Option<Result<(), Failure>>,
+    pub(crate) received: Option<Result<(), Failure>>,
+    pub(crate) sent_at: Option<Instant>,
+    pub(crate) received_at: Option<Instant>,
+    pub(crate) sender: Snapshot,
+    pub(crate) receiver: Snapshot,
+    pub(crate) events: u64,
+    pub(crate) offers: u64,
+}
+
+impl Apps {
+    /// Every byte came, exactly once and exactly as sent.
+    pub(crate) fn exact(&self) -> bool {
+        let whole = self.size == 0 || self.stored.gaps(0..self.size).next().is_none();
+        whole && self.wrong == 0 && self.bytes == self.size
+    }
+
+    fn sender(&mut self, now: Instant, event: Event) -> Option<Command> {
+        match event {
+            Event::Want {
+                tag,
+                offset,
+                len,
+                mut buffer,
+            } => {
+                buffer.resize(len, 0);
+                fill(self.content, offset, &mut buffer);
+                return Some(Command::Supply {
+                    tag,
+                    offset,
+                    bytes: buffer,
+                });
+            }
+            Event::Connected {
+                encrypted,
+                extended,
+                ..
+            } => self.connected = Some((encrypted, extended)),
+            Event::Progress { snapshot, .. } => self.sender = snapshot,
+            Event::Finished {
+                snapshot, result, ..
+            } => {
+                assert_eq!(self.sent, None, "finished twice");
+                (self.sender, self.sent, self.sent_at) = (snapshot, Some(result), Some(now));
+            }
+            // A stranger's request reached the sender: it is as much a receiver as anyone.
+            Event::Offered { tag, .. } => {
+                return Some(Command::Abort {
+                    tag,
+                    reason: Reason::NOT_FOUND,
+                });
+            }
+            Event::Closed { .. } | Event::Chunk { .. } | Event::Received { .. } => {}
+        }
+        None
+    }
+
+    fn receiver(&mut self, now: Instant, event: Event) -> Option<Command> {
+        match event {
+            Event::Offered {
+                tag, size, hash, ..
+            } => {
+                self.offers += 1;
+                if hash == self.content && size == self.size && self.tag.is_none() {
+                    self.tag = Some(tag);
+                } else if self.strangers == Strangers::Ignored {
+                    return None;
+                }
+                assert_eq!(self.claims.insert(tag, size), None, "a tag twice");
+                return Some(Command::Accept { tag });
+            }
+            Event::Chunk { tag, offset, bytes } => {
+                let claim = *self
+                    .claims
+                    .get(&tag)
+                    .expect("chunks of accepted offers only");
+                let len = bytes.len();
+                let end = offset + len as u64;
+                assert!(end <= claim && len > 0, "bytes beyond the file");
+                if self.tag == Some(tag) {
+                    let mut want = vec![0; len];
+                    fill(self.content, offset, &mut want);
+                    self.wrong += u64::from(want != bytes);
+                    self.stored.insert(offset..end);
+                    self.bytes += len as u64;
+                }
+                return Some(Command::Stored {
+                    tag,
+                    buffer: bytes,
+                    len,
+                });
+            }
+            Event::Received { tag } if self.tag == Some(tag) => {
+                self.verify_at = Some((now + self.verifying, tag));
+            }
+            Event::Received { tag } => {
+                return Some(Command::Abort {
+                    tag,
+                    reason: Reason::HASH_MISMATCH,
+                });
+            }
+            Event::Progress { tag, snapshot } if self.tag == Some(tag) => self.receiver = snapshot,
+            Event::Finished {
+                tag,
+                snapshot,
+                result,
+            } if self.tag == Some(tag) => {
+                assert_eq!(self.received, None, "finished twice");
+                self.received_at = Some(now);
+                (self.receiver, self.received) = (snapshot, Some(result));
+            }
+            Event::Closed { tag } => {
+                self.claims.remove(&tag);
+            }
+            Event::Progress { .. }
+            | Event::Finished { .. }
+            | Event::Want { .. }
+            | Event::Connected { .. } => {}
+        }
+        None
+    }
+
+    fn verified(&mut self, now: Instant) -> Option<Command> {
+        let (_, tag) = self.verify_at.take_if(|(at, _)| *at <= now)?;
+        Some(if self.exact() {
+            Command::Verified { tag }
+        } else {
+            Command::Abort {
+                tag,
+                reason: Reason::HASH_MISMATCH,
+            }
+        })
+    }
+}
+
+/// A sends one file to B.
+pub(crate) struct Pair {
+    pub(crate) net: Net<Host>,
+    pub(crate) a: NodeId,
+    pub(crate) b: NodeId,
+    pub(crate) up: LinkId,
+    pub(crate) down: LinkId,
+    pub(crate) apps: Apps,
+}
+
+pub(crate) const A: SocketAddr = SocketAddr::new(
+    std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)),
+    9000,
+);
+pub(crate) const B: SocketAddr = SocketAddr::new(
+    std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)),
+    9000,
+);
+
+impl Pair {
+    pub(crate) fn new(
+        start: Instant,
+        seed: u64,
+        hosts: (Host, Host),
+        links: (LinkConfig, LinkConfig),
+        size: u64,
+    ) -> Self {
+        let mut net = Net::new(start, seed);
+        let a = net.add_node(A, hosts.0);
+        let b = net.add_node(B, hosts.1);
+        let (up, down) = net.connect(a, b, links.0, links.1);
+        let apps = Apps {
+            content: Rng::new(seed ^ 0xf11e).next_u64(),
+            size,
+            strangers: Strangers::Ignored,
+            verifying: Duration::ZERO,
+            verify_at: None,
+            tag: None,
+            claims: BTreeMap::new(),
+            stored: RangeSet::new(),
+            wrong: 0,
+            bytes: 0,
+            connected: None,
+            sent: None,
+            received: None,
+            sent_at: None,
+            received_at: None,
+            sender: Snapshot::default(),
+            receiver: Snapshot::default(),
+            events: 0,
+            offers: 0,
+        };
+        Self {
+            net,
+            a,
+            b,
+            up,
+            down,
+            apps,
+        }
+    }
+
+    /// Two of ours over this link each way.
+    pub(crate) fn fulmars(
+        seed: u64,
+        config: (Config, Config),
+        link: LinkConfig,
+        size: u64,
+    ) -> Self {
+        let start = Instant::now();
+        let mut rng = Rng::new(seed ^ 0x5eed);
+        let hosts = (
+            Host::fulmar(start, config.0, &mut rng),
+            Host::fulmar(start, config.1, &mut rng),
+        );
+        Self::new(start, seed, hosts, (link.clone(), link), size)
+    }
+
+    pub(crate) fn send(&mut self, encrypt: bool) {
+        let request = Request {
+            to: B,
+            name: "file".into(),
+            size: self.apps.size,
+            hash: self.apps.content,
+            encrypt,
+        };
+        let tag = Tag(1);
+        self.net.command(self.a, Command::Send { tag, request });
+        self.pump();
+    }
+
+    /// Runs until both applications know how it ended.
+    pub(crate) fn finish(&mut self, limit: Duration) -> &mut Self {
+        self.run_until(limit, |it| {
+            it.apps.sent.is_some() && it.apps.received.is_some()
+        });
+        self
+    }
+
+    pub(crate) fn run_for(&mut self, time: Duration) -> &mut Self {
+        self.run_until(time, |_| false);
+        self
+    }
+
+    pub(crate) fn run_until(
+        &mut self,
+        limit: Duration,
+        mut done: impl FnMut(&mut Self) -> bool,
+    ) -> bool {
+        let end = self.net.now() + limit;
+        self.net.alarm(end);
+        while !done(self) {
+            if self.net.now() >= end || !self.net.step() {
+                return done(self);
+            }
+            self.pump();
+        }
+        true
+    }
+
+    fn pump(&mut self) {
+        let now = self.net.now();
+        loop {
+            let (at_a, at_b) = (self.net.events(self.a), self.net.events(self.b));
+            let mut quiet = at_a.is_empty() && at_b.is_empty();
+            for event in at_a {
+                self.apps.events += 1;
+                if let Some(command) = self.apps.sender(now, event) {
+                    self.net.command(self.a, command);
+                }
+            }
+            for event in at_b {
+                self.apps.events += 1;
+                if let Some(command) = self.apps.receiver(now, event) {
+                    self.net.command(self.b, command);
+                }
+            }
+            if let Some(command) = self.apps.verified(now) {
+                self.net.command(self.b, command);
+                quiet = false;
+            } else if let Some((at, _)) = self.apps.verify_at {
+                self.net.alarm(at);
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn assert_done(&self, what: &str) {
+        assert_eq!(
+            (self.apps.sent, self.apps.received, self.apps.exact()),
+            (Some(Ok(())), Some(Ok(())), true),
+            "{what}: after {:?}\n{:?}\n{:?}\n{:?}\n{:?}",
+            self.net.elapsed(),
+            self.apps.sender,
+            self.apps.receiver,
+            self.net.link(self.up).stats(),
+            self.net.link(self.down).stats(),
+        );
+    }
+}
+
+pub(crate) fn link(mbit: u64, rtt_ms: u64, loss: f64) -> LinkConfig {
+    let rate = fulmar_proto::engine::Bitrate::from_bits_per_sec(mbit * 1_000_000);
+    LinkConfig {
+        delay: Duration::from_micros(rtt_ms * 500),
+        rate: Some(rate),
+        queue: (rate.bytes_in(Duration::from_millis(rtt_ms)) as usize).max(64 * 1428),
+        loss: if loss > 0.0 {
+            Loss::Independent(loss)
+        } else {
+            Loss::None
+        },
+        ..LinkConfig::default()
+    }
+}
+
+/// The seed of this run: `SEED`, or the one given. Printed, so that a failure can be replayed.
+pub(crate) fn seed(or: u64) -> u64 {
+    let seed = std::env::var("SEED").map_or(or, |seed| seed.parse().expect("SEED is a number"));
+    println!("SEED={seed}");
+    seed
+}
+
+/// The bytes of a file at an offset.
+pub(crate) fn fill(content: u64, offset: u64, out: &mut [u8]) {
+    let mut at = offset;
+    let mut rest = out;
+    while !rest.is_empty() {
+        let word = mix(content ^ (at / 8)).to_le_bytes();
+        let skip = (at % 8) as usize;
+        let n = rest.len().min(8 - skip);
+        let (head, tail) = rest.split_at_mut(n);
+        head.copy_from_slice(&word[skip..skip + n]);
+        at += n as u64;
+        rest = tail;
+    }
+}
+
+pub(crate) fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+fn digest(start: u64, bytes: &[u8]) -> u64 {
+    xxhash_rust::xxh64::xxh64(bytes, start)
+}
+
+/// A header and a payload, written by hand: type, session, sequence, block, PayloadLen, flags, stamp.
+pub(crate) fn packet(
+    kind: u8,
+    id: u32,
+    (seq, block): (u64, u64),
+    len: usize,
+    flags: u8,
+    stamp: u64,
+    body: &[u8],
+) -> Vec<u8> {
+    let mut out = vec![kind];
+    out.extend(id.to_be_bytes());
+    out.extend(seq.to_be_bytes());
+    out.extend(block.to_be_bytes());
+    out.extend((len as u16).to_be_bytes());
+    out.push(flags);
+    out.extend(stamp.to_be_bytes());
+    out.extend(body);
+    out
+}
+
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes(bytes[at..at + 2].try_into().expect("two bytes"))
+}
+
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+pub(crate) mod kind {
+    pub(crate) const SESSION_REQ: u8 = 0x00;
+    pub(crate) const DATA: u8 = 0x01;
+    pub(crate) const PARITY: u8 = 0x02;
+    pub(crate) const HEARTBEAT: u8 = 0x03;
+    pub(crate) const REJECT: u8 = 0x04;
+    pub(crate) const COMPLETE: u8 = 0x05;
+    pub(crate) const ACK_CLOSE: u8 = 0x06;
+    pub(crate) const SESSION_ACCEPT: u8 = 0x0a;
+}
