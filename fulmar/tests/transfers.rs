@@ -15,8 +15,7 @@ use fulmar_proto::sim::{LinkConfig, Loss};
 use rustix::process::Signal;
 
 use common::{
-    End, Receiver, both_done, hash, inbox, names_in, random_file, same, send, skip,
-    wait_for_partial,
+    Receiver, both_done, hash, inbox, names_in, random_file, same, send, skip, wait_for_partial,
 };
 
 /// No byte, one, a chunk, a block and a bit, and several thousand chunks; names as people choose them.
