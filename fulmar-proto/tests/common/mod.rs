@@ -472,7 +472,8 @@ pub(crate) fn link(mbit: u64, rtt_ms: u64, loss: f64) -> LinkConfig {
     LinkConfig {
         delay: Duration::from_micros(rtt_ms * 500),
         rate: Some(rate),
-        queue: (rate.bytes_in(Duration::from_millis(rtt_ms)) as usize).max(64 * 1428),
+        // Deep: what is lost is lost on the wire, as often as the test says and no oftener.
+        queue: (4 * rate.bytes_in(Duration::from_millis(rtt_ms)) as usize).max(256 * 1428),
         loss: if loss > 0.0 {
             Loss::Independent(loss)
         } else {
