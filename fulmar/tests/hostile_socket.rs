@@ -109,8 +109,9 @@ impl Tap {
                 continue;
             };
             if peer == from {
-                self.heard.lock().unwrap().hear(&buf[..len]);
+                // In this order: what is repeated comes after what it repeats.
                 let _ = self.sockets[1 - side].send_to(&buf[..len], to);
+                self.heard.lock().unwrap().hear(&buf[..len]);
             }
         }
     }
