@@ -12,7 +12,7 @@ use super::config::{Config, FILE_MAX, NAME_MAX};
 use super::packet::{Header, Kind, SessionReq, control, feature};
 use super::receiver::Receiver;
 use super::sender::Sender;
-use super::session::{Counter, Shared};
+use super::session::{Counter, Proof, Shared};
 use super::{Command, Event, Reason, Request, Tag};
 use crate::crypto::{Secret, hkdf_sha256};
 use crate::engine::{self, Counters, Meta, Transmit};
@@ -151,12 +151,9 @@ impl Endpoint {
         let Some(ended) = self.ended.get_mut(&key).filter(|ended| ended.until > now) else {
             return false;
         };
-        if let Some(verdict) = ended.verdict.as_ref().filter(|_| ended.quiet_until <= now) {
+        if let Some(verdict) = ended.verdict.clone().filter(|_| ended.quiet_until <= now) {
             ended.quiet_until = now + STRAGGLERS;
-            if self.replies.len() < REPLIES {
-                self.replied_at = Some(now);
-                self.replies.push_back((key.0, verdict.clone()));
-            }
+            self.reply(now, key.0, verdict);
         }
         true
     }
@@ -201,11 +198,7 @@ impl Endpoint {
             return;
         }
         if let Err(reason) = self.admit(now, key, &request) {
-            if self.replies.len() < REPLIES {
-                self.replied_at = Some(now);
-                self.replies
-                    .push_back((from, control(Kind::Reject, key.1, &[reason.0], 0)));
-            }
+            self.reply(now, from, control(Kind::Reject, key.1, &[reason.0], 0));
             return;
         }
         let secret = Secret::from_bytes(self.entropy.bytes());
@@ -310,15 +303,15 @@ impl Endpoint {
         }
     }
 
-    /// A packet of a session whose peer has another address now: a rebound NAT. A sealed packet that opens, or a
-    /// heartbeat that echoes a stamp only its receiver can know, proves it (E7); nothing else does.
+    /// A packet of a session whose peer has another address now: a rebound NAT. A sealed packet that opens and is news,
+    /// or a heartbeat that echoes a stamp only its receiver can know, proves it (E7); nothing else does.
     fn on_rebound(&mut self, now: Instant, from: SocketAddr, header: &Header, datagram: &mut [u8]) {
         let found = self.sessions.iter().find(|(key, session)| {
             key.1 == header.session
                 && match (session, header.kind) {
                     (Session::Sender(_), Kind::Heartbeat) => true,
                     (Session::Receiver(it), Kind::Data | Kind::Parity) => {
-                        it.encrypted() && !it.is_over()
+                        it.encrypted() && !it.is_half_open() && !it.is_over()
                     }
                     _ => false,
                 }
@@ -329,16 +322,35 @@ impl Endpoint {
         };
         let proved = self.with(now, old, |session, shared| match session {
             Session::Sender(it) => it.on_heartbeat_from_elsewhere(now, header, datagram, shared),
-            Session::Receiver(it) => it.on_packet(now, header, datagram, shared),
+            Session::Receiver(it) => it.on_packet(now, from, header, datagram, shared),
         });
-        let new = (from, header.session);
-        if proved == Some(true)
-            && let Some(mut session) = self.sessions.remove(&old)
-        {
-            session.move_to(from);
-            self.tags.insert(session.tag(), new);
-            self.sessions.insert(new, session);
-            self.counters.add(Counter::Rebound, 1);
+        match proved {
+            Some(Proof::Fresh) => {
+                let new = (from, header.session);
+                if let Some(mut session) = self.sessions.remove(&old) {
+                    session.move_to(from);
+                    self.tags.insert(session.tag(), new);
+                    self.sessions.insert(new, session);
+                    self.counters.add(Counter::Rebound, 1);
+                }
+            }
+            // A sender whose address changed at the very end has nothing new to say; how it ended it may know.
+            Some(Proof::Old) => {
+                if let Some(Session::Receiver(it)) = self.sessions.get(&old)
+                    && let Some(verdict) = it.verdict()
+                {
+                    self.reply(now, from, verdict);
+                }
+            }
+            Some(Proof::None) | None => {}
+        }
+    }
+
+    /// A packet that belongs to no session; forgotten when too many wait.
+    fn reply(&mut self, now: Instant, to: SocketAddr, bytes: Vec<u8>) {
+        if self.replies.len() < REPLIES {
+            self.replied_at = Some(now);
+            self.replies.push_back((to, bytes));
         }
     }
 
@@ -520,7 +532,9 @@ impl Session {
     ) {
         match (self, header.kind) {
             (Self::Receiver(it), Kind::Data | Kind::Parity) => {
-                it.on_packet(now, header, datagram, shared);
+                if it.on_packet(now, it.peer, header, datagram, shared) != Proof::None {
+                    it.remind(now);
+                }
             }
             (Self::Receiver(it), Kind::Complete | Kind::AckClose | Kind::Reject) => {
                 it.on_control(now, header, datagram, shared);

@@ -22,6 +22,17 @@ pub(super) struct Shared<'a> {
     pub(super) guard: bool,
 }
 
+/// What a packet tells about who sent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// Nothing.
+    None,
+    /// The session's peer made it, some time ago: anyone who saw it can send it again.
+    Old,
+    /// The session's peer made it, and nobody had delivered it before.
+    Fresh,
+}
+
 /// The timers of a session, of either half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Timer {

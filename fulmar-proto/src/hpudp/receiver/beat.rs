@@ -55,8 +55,18 @@ impl Receiver {
     /// Books an authentic packet for feedback and timers.
     pub(super) fn note(&mut self, now: Instant, header: &Header) {
         let first = self.arrivals.count == 0;
+        if self.opener.is_some() {
+            // Sealed under a key that took our half: the peer is where it says.
+            self.ledger.prove();
+        }
+        if header.kind == Kind::Parity {
+            self.parities += 1;
+        } else {
+            self.data += 1;
+        }
         self.arrivals.count += 1;
         self.arrivals.last = now;
+        self.heard = now;
         if header.stamp != 0 {
             self.arrivals.echo = header.stamp;
             if header.stamp > self.arrivals.highest {

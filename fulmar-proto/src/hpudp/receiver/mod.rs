@@ -14,7 +14,7 @@ use beat::{Arrivals, Beat, Train, extension};
 use super::blocks::{Arrival, Blocks, Run};
 use super::config::{BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, HEADER, Layout, TAG};
 use super::packet::{Header, Kind, SessionReq, control, exact, flag};
-use super::session::{Counter, Shared, Timer, table_interval};
+use super::session::{Counter, Proof, Shared, Timer, table_interval};
 use super::{Event, Failure, Phase, Reason, Snapshot, Tag, blocks, keys};
 use crate::crypto::{Opener, Secret};
 use crate::engine::{Bitrate, Ledger, Timers};
@@ -330,64 +330,68 @@ impl Receiver {
         }
     }
 
-    /// DATA or PARITY. `datagram` is the whole of it; opened in place. `false` when it is not authentic or makes no
-    /// sense for this session.
+    /// DATA or PARITY. `datagram` is the whole of it; opened in place.
     pub(super) fn on_packet(
         &mut self,
         now: Instant,
+        from: SocketAddr,
         header: &Header,
         datagram: &mut [u8],
         shared: &mut Shared<'_>,
-    ) -> bool {
+    ) -> Proof {
+        let ahead = header.stamp > self.arrivals.highest;
+        let proof = if ahead { Proof::Fresh } else { Proof::Old };
         match self.state {
             State::Offered | State::Receiving => {}
             State::Verifying | State::Complete { .. } => {
                 shared.counters.add(Counter::Late, 1);
-                // Late or not: what is not authentic moves no session to another address.
-                let authentic = self.open(header, datagram).is_some();
-                if authentic {
-                    self.remind(now);
+                if self.open(header, datagram).is_none() {
+                    return Proof::None;
                 }
-                return authentic;
+                // Late packets are not counted, but the next copy of this one is no news.
+                self.arrivals.highest = self.arrivals.highest.max(header.stamp);
+                return proof;
             }
             State::Lingering => {
+                // The key is gone.
                 shared.counters.add(Counter::Late, 1);
-                self.remind(now);
-                return false;
+                return Proof::Old;
             }
-            State::Closed => return false,
+            State::Closed => return Proof::None,
         }
         let Some(body) = self.open(header, datagram) else {
             shared.counters.add(Counter::Refused, 1);
-            return false;
+            return Proof::None;
         };
-        self.heard = now;
-        if self.opener.is_some() {
-            // Sealed under a key that took our half: the peer is where it says.
-            self.ledger.prove();
-        }
         if self.unstored > shared.config.unstored_memory || !self.early.is_empty() {
             // Storage is behind, or the application has not decided. What is dropped here is asked for again, and its
             // absence slows the sender.
             shared.counters.add(Counter::Backpressure, 1);
-            return true;
+            self.heard = now;
+            return proof;
         }
-        self.note(now, header);
         let mut runs = std::mem::take(shared.runs);
-        let arrival = if header.kind == Kind::Parity {
-            self.parities += 1;
+        let parity = header.kind == Kind::Parity;
+        let arrival = if parity {
             let index = header.seq as u8;
             self.blocks
                 .parity(now, header.block, index, body, shared.pool, &mut runs)
         } else {
-            self.data += 1;
             self.blocks
                 .data(now, header.seq, body, shared.pool, &mut runs)
         };
-        match arrival {
-            Arrival::New(bytes) => self.arrivals.fresh += bytes,
-            Arrival::Duplicate => self.duplicates += 1,
-            Arrival::Refused => shared.counters.add(Counter::Refused, 1),
+        let proof = match arrival {
+            Arrival::New(_) => Proof::Fresh,
+            Arrival::Duplicate | Arrival::Refused => proof,
+        };
+        // What somebody says again from elsewhere must not pass for arrivals on the path.
+        if from == self.peer || proof == Proof::Fresh {
+            self.note(now, header);
+            match arrival {
+                Arrival::New(bytes) => self.arrivals.fresh += bytes,
+                Arrival::Duplicate => self.duplicates += 1,
+                Arrival::Refused => shared.counters.add(Counter::Refused, 1),
+            }
         }
         if self.state == State::Offered {
             self.early.append(&mut runs);
@@ -398,7 +402,7 @@ impl Receiver {
         if self.blocks.complete() && self.state == State::Receiving {
             self.verify(now, shared);
         }
-        true
+        proof
     }
 
     fn hand_up(&mut self, runs: &mut Vec<Run>, shared: &mut Shared<'_>) {
@@ -615,7 +619,7 @@ impl Receiver {
     }
 
     /// A straggler shows that the sender does not know how it ended: tell it again, seldom.
-    fn remind(&mut self, now: Instant) {
+    pub(super) fn remind(&mut self, now: Instant) {
         let Some(bytes) = self.verdict() else { return };
         if self.may_answer(now) {
             self.outgoing.push_back(bytes);

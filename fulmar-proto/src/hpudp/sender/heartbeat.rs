@@ -8,7 +8,7 @@ use super::super::blocks;
 use super::super::config::{BLOCK, DATAGRAM_MAX, Layout};
 use super::super::packet::{Header, Heartbeat};
 use super::super::rate::Report;
-use super::super::session::{Counter, Shared, Timer};
+use super::super::session::{Counter, Proof, Shared, Timer};
 use super::{COOLDOWN, READ_AHEAD, Sender, State};
 use crate::engine::Bitrate;
 
@@ -38,6 +38,7 @@ impl Sender {
         }
         if !self.proved {
             self.proved = true;
+            self.secret = None;
             self.timers.stop(Timer::Request);
             self.extension = beat.extension.filter(|_| shared.config.extensions);
         }
@@ -85,11 +86,15 @@ impl Sender {
         header: &Header,
         datagram: &[u8],
         shared: &mut Shared<'_>,
-    ) -> bool {
+    ) -> Proof {
         let news = self
             .plausible(header, datagram)
             .is_some_and(|beat| beat.echo > self.feedback.echoed());
-        news && self.on_heartbeat(now, header, datagram, shared)
+        if news && self.on_heartbeat(now, header, datagram, shared) {
+            Proof::Fresh
+        } else {
+            Proof::None
+        }
     }
 
     /// Reads a heartbeat in the field order in which it can be true (7.2).
@@ -169,20 +174,29 @@ impl Sender {
                 beat.contiguous + 1
             };
             for seq in from..self.total.min(from + TAIL) {
-                let Some(sent) = self.window.get(seq / BLOCK) else {
-                    break;
-                };
-                let at = (seq % BLOCK) as usize;
-                let last = match sent.resent[at] {
-                    0 => self.marks.time_of(sent.stamps[at]),
-                    ms => self.started + Duration::from_millis(u64::from(ms)),
-                };
-                if now.saturating_duration_since(last) >= cooldown + self.feedback.interval(true) {
-                    self.repairs.insert(seq..seq + 1);
-                }
+                self.offer(now, seq, cooldown);
             }
         }
+        // A front of 0 says "nothing" and "chunk 0" alike, and the known implementation never asks for chunk 0.
+        if beat.contiguous == 0 && self.next > BLOCK && self.extension.is_none() {
+            self.offer(now, 0, cooldown);
+        }
         first_time
+    }
+
+    /// Queues a chunk nobody asked for, if it left so long ago that an answer to it would be here.
+    fn offer(&mut self, now: Instant, seq: u64, cooldown: Duration) {
+        let Some(sent) = self.window.get(seq / BLOCK) else {
+            return;
+        };
+        let at = (seq % BLOCK) as usize;
+        let last = match sent.resent[at] {
+            0 => self.marks.time_of(sent.stamps[at]),
+            ms => self.started + Duration::from_millis(u64::from(ms)),
+        };
+        if now.saturating_duration_since(last) >= cooldown + self.feedback.interval(true) {
+            self.repairs.insert(seq..seq + 1);
+        }
     }
 
     /// At the end of a file a repair that is lost costs a round trip with nothing else to send: send fresh parity

@@ -34,6 +34,10 @@ pub(super) struct Sender {
     retry: Duration,
     secret: Option<Secret>,
     sealer: Option<Sealer>,
+    /// The key in the receiver's answer.
+    peer_key: Option<[u8; 32]>,
+    /// Packets sent before the receiver started over.
+    unheard_from: u64,
     state: State,
     /// The receiver answered; with which extension block.
     answered: bool,
@@ -161,6 +165,8 @@ impl Sender {
             },
             secret,
             sealer: None,
+            peer_key: None,
+            unheard_from: 0,
             answered: false,
             proved: false,
             extension: None,
@@ -286,7 +292,7 @@ impl Sender {
             return;
         };
         match (header.kind, self.state) {
-            (Kind::SessionAccept, State::Requesting) => {
+            (Kind::SessionAccept, State::Requesting | State::Streaming | State::Probing) => {
                 self.on_session_accept(now, payload, datagram, shared)
             }
             (Kind::Complete, State::Lingering) => {
@@ -325,6 +331,9 @@ impl Sender {
         let (Some(secret), Some(key)) = (&self.secret, payload.first_chunk::<32>()) else {
             return;
         };
+        if self.peer_key.as_ref() == Some(key) {
+            return;
+        }
         let Some(mut sealer) = keys::sealer(secret, key, self.id) else {
             self.end(now, Err(Failure::BadKey), shared);
             return;
@@ -333,13 +342,31 @@ impl Sender {
             sealer.guard();
         }
         self.sealer = Some(sealer);
-        self.secret = None;
         self.extension = Extension::parse(datagram, datagram.len() - HEADER - payload.len())
             .filter(|_| shared.config.extensions);
-        self.state = State::Streaming;
-        self.proved = true;
-        self.timers.stop(Timer::Request);
-        self.connected(now, self.extension.is_some(), shared);
+        if self.peer_key.replace(*key).is_some() {
+            self.start_over(now);
+        } else {
+            self.state = State::Streaming;
+            self.connected(now, self.extension.is_some(), shared);
+        }
+    }
+
+    /// The receiver forgot us before it heard a packet, and answered the repeated request as a stranger's, with
+    /// another key: what left under the old key is lost to it.
+    fn start_over(&mut self, now: Instant) {
+        for block in self.window.base()..self.window.next() {
+            if let Some(sent) = self.window.get_mut(block) {
+                sent.stamps.fill(0);
+                sent.resent.fill(0);
+                sent.parity_used = 0;
+            }
+        }
+        self.next = 0;
+        self.parities.clear();
+        self.repairs = RangeSet::new();
+        self.unheard_from = self.marks.sent();
+        self.wake = Some(now);
     }
 
     fn connected(&mut self, now: Instant, extended: bool, shared: &mut Shared<'_>) {

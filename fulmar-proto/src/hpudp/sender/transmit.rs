@@ -65,7 +65,7 @@ impl Sender {
         if !self.has_something() {
             return None;
         }
-        if self.heard.is_none() && self.marks.sent() >= UNHEARD {
+        if self.heard.is_none() && self.marks.sent() - self.unheard_from >= UNHEARD {
             return None;
         }
         let room = match self.controller {
