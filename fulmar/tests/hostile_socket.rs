@@ -109,6 +109,7 @@ impl Tap {
                 continue;
             };
             if peer == from {
+                // In this order a copy may overtake what it repeats.
                 self.heard.lock().unwrap().hear(&buf[..len]);
                 let _ = self.sockets[1 - side].send_to(&buf[..len], to);
             }
