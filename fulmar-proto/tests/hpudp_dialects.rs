@@ -10,11 +10,8 @@ use std::time::{Duration, Instant};
 
 use common::{A, B, Host, Pair, fill, kind, link, packet, seed, u16_at, u32_at, u64_at};
 use fulmar_proto::crypto::{Nonce, Sealer, Secret, Suite, hkdf_sha256};
-use fulmar_proto::engine::Bitrate;
-use fulmar_proto::hpudp::{
-    Command, Config, Control, Counter, Event, Failure, Layout, Parity, Snapshot, Tag,
-};
-use fulmar_proto::sim::{LinkConfig, Loss, Rng};
+use fulmar_proto::hpudp::{Command, Config, Counter, Event, Snapshot, Tag};
+use fulmar_proto::sim::{LinkConfig, Rng};
 use fulmar_proto::{Endpoint, Meta, Transmit};
 
 const MS: Duration = Duration::from_millis(1);

@@ -648,7 +648,11 @@ impl Lone {
                         tag,
                         reason: Reason::HASH_MISMATCH,
                     }),
-                    _ => None,
+                    Event::Connected { .. }
+                    | Event::Want { .. }
+                    | Event::Progress { .. }
+                    | Event::Finished { .. }
+                    | Event::Closed { .. } => None,
                 };
                 if let Some(command) = command {
                     self.endpoint.handle_command(self.now, command);
@@ -715,7 +719,8 @@ fn stranger(n: u32) -> SocketAddr {
 #[test]
 fn requests_that_cannot_be_are_refused_or_passed_over() {
     let long = [b'n'; 256];
-    let table: [(&str, u64, Option<[u8; 32]>, &[u8], Option<u8>); 10] = [
+    type Row<'a> = (&'a str, u64, Option<[u8; 32]>, &'a [u8], Option<u8>);
+    let table: [Row<'_>; 10] = [
         ("no bytes", 0, None, b"f", Some(0xf0)),
         ("too large by one", (1 << 40) + 1, None, b"f", Some(0xf0)),
         ("all ones", u64::MAX, None, b"f", Some(0xf0)),
