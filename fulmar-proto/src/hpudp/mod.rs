@@ -4,7 +4,7 @@
 //!  application   Command::Send, Supply          Event::Chunk, Received   application
 //!       │                 ▲ Event::Want                ▲   │ Stored, Verified
 //!       ▼                 │                            │   ▼
-//!  sender.rs ── window of blocks, repairs      receiver.rs ── blocks.rs (memory, FEC)
+//!  sender/ ── window of blocks, repairs        receiver/ ── blocks.rs (memory, FEC)
 //!   │  ├ feedback.rs  what left, what came             │
 //!   │  ├ rate.rs      how fast                         │ heartbeat: delivered, loss, missing
 //!   │  └ parity.rs    how much parity                  │

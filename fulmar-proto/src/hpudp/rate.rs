@@ -14,7 +14,8 @@
 //!     │ the loss was not ours  │             ▼
 //!     └────────────────────────┼──── Measure: the packets sent while settled show the baselines anew
 //!                              │             │
-//!                     Cruise ◄─┴─────────────┘   + a few per cent a round until congested again
+//!                     Cruise ◄─┴─────────────┘   + a few per cent a round until congested again,
+//!                                                25 % while congestion was never seen
 //! ```
 //!
 //! *Why random loss does not slow it:* after Settle, loss that is still there was not ours. It becomes the
