@@ -82,7 +82,8 @@ pub struct Config {
     pub probe_interval: Duration,
     /// Silence of the receiver, once probing, that ends the session (10 s).
     pub probe_timeout: Duration,
-    /// Silence of the sender that ends the session, if five heartbeat intervals are shorter (5 s).
+    /// Silence of the sender that ends the session, if five heartbeat intervals are shorter (5 s); but never before
+    /// a sender would have stopped probing.
     pub inactivity: Duration,
     /// How long either side answers stragglers after the end (3 s).
     pub linger: Duration,

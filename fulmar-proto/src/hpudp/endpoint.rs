@@ -321,17 +321,25 @@ impl Endpoint {
             return;
         };
         let proved = self.with(now, old, |session, shared| match session {
-            Session::Sender(it) => it.on_heartbeat_from_elsewhere(now, header, datagram, shared),
+            Session::Sender(it) => it.on_heartbeat_from_elsewhere(from, header, datagram, shared),
             Session::Receiver(it) => it.on_packet(now, from, header, datagram, shared),
         });
         match proved {
             Some(Proof::Fresh) => {
                 let new = (from, header.session);
                 if let Some(mut session) = self.sessions.remove(&old) {
-                    session.move_to(from);
+                    match &mut session {
+                        Session::Sender(it) => it.on_moved(now, from, &self.config),
+                        Session::Receiver(it) => it.peer = from,
+                    }
                     self.tags.insert(session.tag(), new);
                     self.sessions.insert(new, session);
                     self.counters.add(Counter::Rebound, 1);
+                    self.with(now, new, |session, shared| {
+                        if let Session::Sender(it) = session {
+                            it.on_heartbeat(now, header, datagram, shared);
+                        }
+                    });
                 }
             }
             // A sender whose address changed at the very end has nothing new to say; how it ended it may know.
@@ -513,13 +521,6 @@ impl Session {
         match self {
             Self::Sender(_) => false,
             Self::Receiver(it) => it.is_half_open(),
-        }
-    }
-
-    fn move_to(&mut self, peer: SocketAddr) {
-        match self {
-            Self::Sender(it) => it.peer = peer,
-            Self::Receiver(it) => it.peer = peer,
         }
     }
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use fulmar_proto::engine::RangeSet;
@@ -156,6 +157,10 @@ pub(crate) struct Apps {
     pub(crate) strangers: Strangers,
     /// How long hashing and the disk take after the last byte.
     pub(crate) verifying: Duration,
+    /// Since the start of time: when the receiver's disk takes nothing.
+    pub(crate) stalled: Option<Range<Duration>>,
+    started: Instant,
+    unwritten: Vec<Command>,
     verify_at: Option<(Instant, Tag)>,
     tag: Option<Tag>,
     /// Sizes that strangers claimed.
@@ -172,6 +177,8 @@ pub(crate) struct Apps {
     pub(crate) receiver: Snapshot,
     pub(crate) events: u64,
     pub(crate) offers: u64,
+    /// Sessions of the file that ended before a packet came.
+    pub(crate) forgotten: u64,
 }
 
 impl Apps {
@@ -250,11 +257,16 @@ impl Apps {
                     self.stored.insert(offset..end);
                     self.bytes += len as u64;
                 }
-                return Some(Command::Stored {
+                let stored = Command::Stored {
                     tag,
                     buffer: bytes,
                     len,
-                });
+                };
+                if self.is_stalled(now) {
+                    self.unwritten.push(stored);
+                    return None;
+                }
+                return Some(stored);
             }
             Event::Received { tag } if self.tag == Some(tag) => {
                 self.verify_at = Some((now + self.verifying, tag));
@@ -272,9 +284,10 @@ impl Apps {
                 result,
             } if self.tag == Some(tag) => {
                 assert_eq!(self.received, None, "finished twice");
-                if self.bytes == 0 && result == Err(Failure::Silent) {
+                if snapshot.data + snapshot.parities == 0 && result == Err(Failure::Silent) {
                     // Nothing came of it; the sender may ask again.
                     self.tag = None;
+                    self.forgotten += 1;
                     return None;
                 }
                 self.received_at = Some(now);
@@ -289,6 +302,17 @@ impl Apps {
             | Event::Connected { .. } => {}
         }
         None
+    }
+
+    fn is_stalled(&self, now: Instant) -> bool {
+        let at = now.duration_since(self.started);
+        self.stalled.as_ref().is_some_and(|span| span.contains(&at))
+    }
+
+    /// What a disk that works again has written.
+    fn written(&mut self, now: Instant) -> Option<Command> {
+        let works = !self.is_stalled(now);
+        works.then(|| self.unwritten.pop()).flatten()
     }
 
     fn verified(&mut self, now: Instant) -> Option<Command> {
@@ -340,6 +364,9 @@ impl Pair {
             size,
             strangers: Strangers::Ignored,
             verifying: Duration::ZERO,
+            stalled: None,
+            started: start,
+            unwritten: Vec::new(),
             verify_at: None,
             tag: None,
             claims: BTreeMap::new(),
@@ -355,6 +382,7 @@ impl Pair {
             receiver: Snapshot::default(),
             events: 0,
             offers: 0,
+            forgotten: 0,
         };
         Self {
             net,
@@ -441,7 +469,10 @@ impl Pair {
                     self.net.command(self.b, command);
                 }
             }
-            if let Some(command) = self.apps.verified(now) {
+            if let Some(command) = self.apps.written(now) {
+                self.net.command(self.b, command);
+                quiet = false;
+            } else if let Some(command) = self.apps.verified(now) {
                 self.net.command(self.b, command);
                 quiet = false;
             } else if let Some((at, _)) = self.apps.verify_at {

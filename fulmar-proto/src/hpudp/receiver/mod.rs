@@ -503,6 +503,10 @@ impl Receiver {
             });
         }
         if self.timers.expire(Timer::Inactivity, now) {
+            if self.throttled {
+                // It is silent because it was told that there is no room.
+                self.heard = now;
+            }
             let dead = self.heard + self.inactivity(shared.config);
             if dead <= now && self.is_half_open() {
                 // Its sender may not have had the answer; when it asks again it is welcome.
@@ -627,9 +631,12 @@ impl Receiver {
     }
 
     fn inactivity(&self, config: &Config) -> Duration {
+        // A sender that finds its receiver silent looks for it this long: to be gone by then would be a waste (10).
+        let probing = config.probe_timeout + 4 * config.probe_interval;
         config
             .inactivity
             .max(table_interval(self.beat.delivery) * 5)
+            .max(probing)
     }
 
     fn complete_spacing(&self, config: &Config, resent: u32) -> Duration {

@@ -2,10 +2,11 @@
 //!
 //! It does *not* send: repairs are queued and leave in their turn.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::super::blocks;
-use super::super::config::{BLOCK, DATAGRAM_MAX, Layout};
+use super::super::config::{BLOCK, Config, DATAGRAM_MAX, Layout};
 use super::super::packet::{Header, Heartbeat};
 use super::super::rate::Report;
 use super::super::session::{Counter, Proof, Shared, Timer};
@@ -20,13 +21,13 @@ impl Sender {
         header: &Header,
         datagram: &[u8],
         shared: &mut Shared<'_>,
-    ) -> bool {
+    ) {
         if self.is_over() || self.state == State::Requesting {
-            return false;
+            return;
         }
         let Some(beat) = self.plausible(header, datagram) else {
             shared.counters.add(Counter::Implausible, 1);
-            return false;
+            return;
         };
         if beat.echo == 0 {
             // Somebody answers, and knows none of our packets: anyone can say that, so it settles nothing.
@@ -34,7 +35,7 @@ impl Sender {
                 self.heard = Some(now);
                 self.connected(now, beat.extension.is_some(), shared);
             }
-            return false;
+            return;
         }
         if !self.proved {
             self.proved = true;
@@ -48,8 +49,13 @@ impl Sender {
         if self.extension.is_some() && beat.extension.is_none() {
             // Damaged: this receiver always adds its block, and the block guards the rest.
             shared.counters.add(Counter::Malformed, 1);
-            return false;
+            return;
         }
+        if self.moved_at.is_some_and(|mark| beat.echo <= mark) {
+            return;
+        }
+        self.moved_at = None;
+        self.home = self.peer;
         self.heard = Some(now);
         if self.state == State::Probing {
             self.state = State::Streaming;
@@ -75,25 +81,53 @@ impl Sender {
         self.steer(now, &beat, fresh);
         self.ask(shared);
         self.wake = Some(now);
-        true
     }
 
     /// A heartbeat from another address than the peer's: taken only when it echoes a stamp that was never echoed
-    /// before, which only the receiver can know.
+    /// before, which only the receiver can know; or the last one, once the receiver has fallen silent where it was.
     pub(in crate::hpudp) fn on_heartbeat_from_elsewhere(
         &mut self,
-        now: Instant,
+        from: SocketAddr,
         header: &Header,
         datagram: &[u8],
         shared: &mut Shared<'_>,
     ) -> Proof {
-        let news = self
-            .plausible(header, datagram)
-            .is_some_and(|beat| beat.echo > self.feedback.echoed());
-        if news && self.on_heartbeat(now, header, datagram, shared) {
-            Proof::Fresh
-        } else {
-            Proof::None
+        let active = self.proved && !self.is_over();
+        let lost = self.state == State::Probing && self.moved_at.is_none();
+        let echoed = self.feedback.echoed();
+        let takes = self.plausible(header, datagram).is_some_and(|beat| {
+            let exact = beat.extension.and_then(|it| it.feedback);
+            let last = exact.map_or(beat.echo, |it| it.highest) == echoed;
+            let whole = self.extension.is_none() || beat.extension.is_some();
+            whole && (beat.echo > echoed || last && (lost || from == self.home))
+        });
+        if active && takes {
+            return Proof::Fresh;
+        }
+        shared.counters.add(Counter::Implausible, 1);
+        Proof::None
+    }
+
+    /// The receiver seems to be there now.
+    pub(in crate::hpudp) fn on_moved(&mut self, now: Instant, peer: SocketAddr, config: &Config) {
+        self.peer = peer;
+        if peer == self.home {
+            // It never was anywhere else.
+            self.moved_at = None;
+            return;
+        }
+        self.moved_at = Some(self.marks.last());
+        if self.state == State::Streaming {
+            self.state = State::Probing;
+            self.timers.set(Timer::Patience, now + config.probe_timeout);
+        }
+        self.timers.set(Timer::Silence, now + config.probe_interval);
+        let rested = self
+            .looked_at
+            .is_none_or(|at| now.duration_since(at) >= config.probe_interval);
+        if rested {
+            self.looked_at = Some(now);
+            self.probe_due = true;
         }
     }
 

@@ -74,6 +74,12 @@ pub(super) struct Sender {
     /// Between batches of repairs at the end, under the published rules.
     repair_gate: Option<Instant>,
     probe_due: bool,
+    /// The receiver's address changed: the last stamp issued before. Only a later one, echoed, shows that the receiver
+    /// is there; until then one packet at a time looks for it.
+    moved_at: Option<u64>,
+    /// Where it was last known to be, and when a packet last looked for it elsewhere.
+    home: SocketAddr,
+    looked_at: Option<Instant>,
     /// When the receiver's completion first came without a heartbeat that bears it out.
     doubtful_since: Option<Instant>,
     started: Instant,
@@ -151,9 +157,10 @@ impl Sender {
         timers.set(Timer::Request, now + config.request_retry);
         timers.set(Timer::Patience, now + config.request_timeout);
         timers.set(Timer::Progress, now + PROGRESS);
+        let home = request.to;
         let mut it = Self {
             tag,
-            peer: request.to,
+            peer: home,
             id,
             outgoing: VecDeque::from([asked.clone()]),
             asked,
@@ -194,6 +201,9 @@ impl Sender {
             wake: Some(now),
             repair_gate: None,
             probe_due: false,
+            moved_at: None,
+            home,
+            looked_at: None,
             doubtful_since: None,
             started: now,
             heard: None,
@@ -383,7 +393,7 @@ impl Sender {
     }
 
     /// The receiver says that it has the file. Believed when everything was sent and a heartbeat bears it out, or
-    /// when it insists (11, 19.4).
+    /// when none contradicts it for a while (11, 19.4).
     fn on_complete(&mut self, now: Instant, shared: &mut Shared<'_>) {
         // A heartbeat cannot tell "chunk 0" from "nothing", so a file of one chunk has no better witness.
         let borne_out = self.contiguous >= self.total || self.total <= 1;
@@ -393,6 +403,10 @@ impl Sender {
             shared.counters.add(Counter::Unexpected, 1);
             return;
         }
+        self.complete(now, shared);
+    }
+
+    fn complete(&mut self, now: Instant, shared: &mut Shared<'_>) {
         if !self.answered {
             self.connected(now, self.extension.is_some(), shared);
         }
@@ -419,6 +433,11 @@ impl Sender {
             self.timers.set(Timer::Linger, now);
         }
         if self.timers.expire(Timer::Silence, now) && !self.is_over() {
+            // It said that it has everything, has not contradicted itself since, and is gone.
+            let insisted = |at| now.duration_since(at) >= INSIST;
+            if self.all_sent() && self.doubtful_since.is_some_and(insisted) {
+                return self.complete(now, shared);
+            }
             if self.state == State::Streaming {
                 self.state = State::Probing;
                 self.timers.set(Timer::Patience, now + config.probe_timeout);

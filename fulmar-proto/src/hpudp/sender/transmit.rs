@@ -29,7 +29,7 @@ impl Sender {
             return Some(bytes.len());
         }
         if std::mem::take(&mut self.probe_due) {
-            return self.probe(now, buf);
+            return self.probe(now, buf, shared.config);
         }
         self.wake = None;
         if self.state != State::Streaming {
@@ -138,14 +138,19 @@ impl Sender {
             }
         }
         if fresh {
-            let seq = self.next;
-            self.next += 1;
-            self.counts.data += 1;
-            self.data(now, seq, buf);
-            self.end_of_block(seq, config);
+            self.fresh(now, buf, config);
             return true;
         }
         self.repair(now, buf, config)
+    }
+
+    /// The next chunk, for the first time.
+    fn fresh(&mut self, now: Instant, buf: &mut Vec<u8>, config: &Config) {
+        let seq = self.next;
+        self.next += 1;
+        self.counts.data += 1;
+        self.data(now, seq, buf);
+        self.end_of_block(seq, config);
     }
 
     fn repair(&mut self, now: Instant, buf: &mut Vec<u8>, config: &Config) -> bool {
@@ -268,9 +273,14 @@ impl Sender {
         true
     }
 
-    /// The lowest chunk the receiver may lack, again (10).
-    fn probe(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<usize> {
+    /// The lowest chunk the receiver may lack, again (10). Where the receiver may have moved it must be a packet whose
+    /// stamp nobody has seen, which a sealed chunk sent again is not.
+    fn probe(&mut self, now: Instant, buf: &mut Vec<u8>, config: &Config) -> Option<usize> {
         let before = buf.len();
+        if self.moved_at.is_some() && self.sealer.is_some() && self.news(now, buf, config) {
+            self.pacer.spend(now, (buf.len() - before) as u64);
+            return Some(buf.len() - before);
+        }
         let seq = self.contiguous.min(self.total.saturating_sub(1));
         if self.next > seq && self.data(now, seq, buf) {
             self.counts.retransmitted += 1;
@@ -278,6 +288,24 @@ impl Sender {
             return Some(buf.len() - before);
         }
         None
+    }
+
+    /// A packet that was never sent before: the next chunk, or more parity for the first block that is not whole.
+    fn news(&mut self, now: Instant, buf: &mut Vec<u8>, config: &Config) -> bool {
+        if self.next < (self.window.next() * BLOCK).min(self.total) {
+            self.fresh(now, buf, config);
+            return true;
+        }
+        let block = self.contiguous.min(self.total.saturating_sub(1)) / BLOCK;
+        let k = blocks::k(self.total, block);
+        match self.window.get_mut(block) {
+            Some(sent) if u64::from(sent.parity_used) < 255 - k => {
+                let index = sent.parity_used;
+                sent.parity_used += 1;
+                self.parity(now, block, index, buf)
+            }
+            Some(_) | None => false,
+        }
     }
 }
 
