@@ -17,10 +17,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use common::{A, B, Pair, Sent, Strangers, kind, link, packet, seed, u32_at};
-use fulmar_proto::hpudp::{Command, Config, Counter, Endpoint, Event, Failure, Reason, Tag};
-use fulmar_proto::sim::Rng;
-use fulmar_proto::{Endpoint as _, Meta};
+use common::{A, B, Host, Pair, Sent, Strangers, kind, link, packet, seed, u32_at, u64_at};
+use fulmar_proto::engine::Bitrate;
+use fulmar_proto::hpudp::{
+    Command, Config, Control, Counter, Endpoint, Event, Failure, Reason, Tag,
+};
+use fulmar_proto::sim::{LinkConfig, Rng, hostile};
+use fulmar_proto::{Endpoint as _, Meta, Transmit};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -32,7 +35,12 @@ const MALLORY: SocketAddr = SocketAddr::new(
 
 fn pair(seed: u64, encrypt: bool, size: u64, loss: f64) -> Pair {
     let config = Config::default();
-    let link = link(100, 20, loss);
+    // Without loss means without: not in the queue either.
+    let queue = if loss == 0.0 { usize::MAX } else { 1 << 18 };
+    let link = LinkConfig {
+        queue,
+        ..link(100, 20, loss)
+    };
     let mut pair = Pair::fulmars(seed, (config.clone(), config), link, size);
     pair.net.node_mut(pair.a).watched = Some(B);
     pair.net.node_mut(pair.b).watched = Some(A);
@@ -208,6 +216,39 @@ fn replays_from_elsewhere_have_no_effect() {
                 }
             }
         });
+    }
+}
+
+/// One who stands on the path, copies each heartbeat and overtakes it from another address: the receiver may have
+/// moved, so a packet looks for it there, twice a second. The flow does not go there, and goes on where it was.
+#[test]
+fn a_copied_heartbeat_does_not_turn_the_flow_on_a_victim() {
+    for encrypt in [false, true] {
+        let mut pair = pair(seed(1), encrypt, 3_000_000, 0.01);
+        pair.net.node_mut(pair.a).tapping = true;
+        pair.net.node_mut(pair.b).tapping = true;
+        let mut copied = 0;
+        while pair.apps.sent.is_none() {
+            assert!(pair.net.elapsed() < Duration::from_secs(60), "no end");
+            pair.run_for(3 * MS);
+            let said = &pair.net.node(pair.b).sent;
+            let beats = said[copied..]
+                .iter()
+                .filter(|it| it.bytes[0] == kind::HEARTBEAT);
+            let beats: Vec<_> = beats.map(|it| it.bytes.clone()).collect();
+            copied = said.len();
+            for bytes in beats {
+                pair.net.inject(pair.a, MALLORY, &bytes);
+            }
+        }
+        pair.finish(Duration::from_secs(60));
+        pair.assert_done("beside a copyist");
+        let turned = pair.net.node(pair.a).sent.iter();
+        let turned = turned.filter(|it| it.to == MALLORY).count();
+        let seconds = pair.net.elapsed().as_secs() as usize;
+        println!("{turned} packets to the victim in {seconds} s");
+        assert!(turned <= 2 * (seconds + 1) + 1, "{turned} in {seconds} s");
+        assert!(pair.net.node(pair.a).count(Counter::Rebound) > 10);
     }
 }
 
@@ -565,6 +606,138 @@ fn interesting(rng: &mut Rng) -> u64 {
         1 => value.wrapping_sub(1 + rng.below(2)),
         2 => value + rng.below(300),
         _ => rng.next_u64() >> rng.below(64),
+    }
+}
+
+/// A receiver that lies: a heartbeat every millisecond, each claiming 4 GB/s, no loss, and either the first chunks
+/// missing or everything there. Its echoes are true, or nothing would be believed at all.
+struct Liar {
+    /// Claims to lack as many chunks as fit, and never anything above.
+    needy: bool,
+    id: u32,
+    echo: u64,
+    highest: u64,
+    beat: Option<Instant>,
+    due: bool,
+}
+
+impl fulmar_proto::Endpoint for Liar {
+    type Command = Command;
+    type Event = Event;
+
+    fn handle_datagram(&mut self, now: Instant, _: Meta, bytes: &mut [u8]) {
+        if bytes[0] == kind::DATA {
+            self.id = u32_at(bytes, 1);
+            self.highest = self.highest.max(u64_at(bytes, 5));
+            self.echo = u64_at(bytes, 24);
+            self.beat.get_or_insert(now);
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.due = self.beat.is_some_and(|at| at <= now);
+        if self.due {
+            self.beat = Some(now + MS);
+        }
+    }
+
+    fn handle_command(&mut self, _: Instant, _: Command) {}
+
+    fn poll_transmit(&mut self, _: Instant, _: usize, buf: &mut Vec<u8>) -> Option<Transmit> {
+        if !std::mem::take(&mut self.due) {
+            return None;
+        }
+        let holes = if self.needy { self.highest.min(166) } else { 0 };
+        let front = if self.needy { 0 } else { self.highest };
+        let mut body = [u32::MAX.to_be_bytes(); 2].concat();
+        body.extend([0, 0]);
+        body.extend(self.echo.to_be_bytes());
+        body.extend([0; 8]);
+        body.extend(front.to_be_bytes());
+        body.extend((holes as u16).to_be_bytes());
+        body.extend((0..holes).flat_map(u64::to_be_bytes));
+        let bytes = packet(kind::HEARTBEAT, self.id, (0, 0), body.len(), 0, 0, &body);
+        buf.extend_from_slice(&bytes);
+        Some(Transmit {
+            to: A,
+            from_ip: None,
+            ecn: None,
+            len: bytes.len(),
+            segment: None,
+        })
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        None
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.beat
+    }
+}
+
+/// E6: a repair leaves once in a round trip and a quarter however often it is asked for, memory is the window's, and a
+/// limit is a limit. Without one, a receiver that claims everything can make the sender overrun the path: nothing in
+/// v5.0 tells its claims from those of a faster path.
+#[test]
+fn a_lying_receiver_gains_nothing() {
+    for control in [Control::Delivery, Control::Hpudp] {
+        for needy in [true, false] {
+            for max_rate in [None, Some(Bitrate::from_bits_per_sec(40_000_000))] {
+                let ((), peak, _) = measured(|| lie(control, needy, max_rate));
+                println!("{control:?}, needy {needy}, limit {max_rate:?}: peak {peak} bytes");
+                // 65,500 chunks, and the marks of four times as many packets while their ring doubles.
+                assert!(peak < 128 << 20, "{peak} bytes");
+            }
+        }
+    }
+}
+
+fn lie(control: Control, needy: bool, max_rate: Option<Bitrate>) {
+    let start = Instant::now();
+    let config = Config {
+        control,
+        max_rate,
+        ..Config::default()
+    };
+    let liar = Liar {
+        needy,
+        id: 0,
+        echo: 0,
+        highest: 0,
+        beat: None,
+        due: false,
+    };
+    let sender = Host::fulmar(start, config, &mut Rng::new(seed(1)));
+    let hosts = (sender, Host::scripted(start, Box::new(liar)));
+    let link = link(100, 20, 0.0);
+    let mut pair = Pair::new(start, 1, hosts, (link.clone(), link), 1 << 40);
+    pair.send(false);
+    let mut repairs = BTreeMap::<u64, Vec<Duration>>::new();
+    for _ in 0..500 {
+        pair.run_for(10 * MS);
+        let host = pair.net.node_mut(pair.a);
+        host.tapping = true;
+        for sent in host.sent.drain(..) {
+            let seq = u64_at(&sent.bytes, 5);
+            if sent.bytes[0] == kind::DATA && seq < 166 {
+                repairs.entry(seq).or_default().push(sent.at);
+            }
+        }
+    }
+    let offered = pair.net.link(pair.up).stats().bytes_offered;
+    let rate = offered as f64 * 8.0 / 5.0 / 1e6;
+    println!("{rate:.0} Mbit/s offered to a path of 100");
+    if let Some(limit) = max_rate {
+        let limit = limit.bits_per_sec() as f64 / 1e6;
+        assert!(rate < 1.05 * limit, "{rate} Mbit/s");
+    }
+    for (seq, times) in repairs {
+        let soonest = times.windows(2).map(|pair| pair[1] - pair[0]).min();
+        assert!(
+            soonest.is_none_or(|gap| gap >= 20 * MS),
+            "chunk {seq} after {soonest:?}"
+        );
     }
 }
 
@@ -972,6 +1145,151 @@ fn a_claim_of_a_terabyte_costs_nothing() {
         let budget = Config::default().block_memory as isize;
         assert!(peak < budget + (6 << 20), "{peak} bytes");
     }
+}
+
+/// The inputs that fuzzing starts from, and those that once failed.
+fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
+    let directory = format!("{}/../fuzz/corpora/{target}", env!("CARGO_MANIFEST_DIR"));
+    let entries = std::fs::read_dir(&directory).expect("the corpus is committed");
+    let mut out: Vec<_> = entries
+        .map(|entry| {
+            let path = entry.expect("a readable directory").path();
+            let bytes = std::fs::read(&path).expect("a readable file");
+            (path.display().to_string(), bytes)
+        })
+        .collect();
+    out.sort();
+    assert!(out.len() >= 8, "only {} inputs in {directory}", out.len());
+    out
+}
+
+#[test]
+fn the_corpus_plays_without_a_fault() {
+    for (name, bytes) in corpus("parse_hpudp") {
+        println!("{name}");
+        hostile::parse_hpudp(&bytes);
+    }
+    let start = Instant::now();
+    for (name, bytes) in corpus("endpoint_hpudp") {
+        println!("{name}");
+        hostile::endpoint_hpudp(start, &bytes);
+    }
+}
+
+/// The fuzz targets without a fuzzer: plays drawn at random, and plays of the corpus with something changed.
+#[test]
+fn plays_at_random() {
+    let seed = seed(1);
+    let factor: u64 = std::env::var("HOSTILE").map_or(1, |n| n.parse().expect("a number"));
+    let plays = corpus("endpoint_hpudp");
+    let packets = corpus("parse_hpudp");
+    let start = Instant::now();
+    for round in 0..3_000 * factor {
+        let seed = seed.wrapping_mul(1_000_003) + round;
+        let mut rng = Rng::new(seed);
+        let mut bytes = match rng.below(3) {
+            0 => vec![0; rng.below(600) as usize],
+            _ => plays[rng.below(plays.len() as u64) as usize].1.clone(),
+        };
+        if rng.chance(0.3) {
+            let at = rng.below(bytes.len() as u64 + 1) as usize;
+            let other = &plays[rng.below(plays.len() as u64) as usize].1;
+            bytes.truncate(at);
+            bytes.extend(other);
+        }
+        let all = bytes.iter().all(|&byte| byte == 0);
+        for byte in &mut bytes {
+            if all || rng.chance(0.02) {
+                *byte = rng.next_u64() as u8;
+            }
+        }
+        let played = std::panic::catch_unwind(|| hostile::endpoint_hpudp(start, &bytes));
+        assert!(played.is_ok(), "play {seed}: {bytes:02x?}");
+        for _ in 0..20 {
+            let (_, packet) = &packets[rng.below(packets.len() as u64) as usize];
+            let mut packet = packet.clone();
+            surgery(&mut packet, &mut rng);
+            hostile::parse_hpudp(&packet);
+        }
+    }
+}
+
+/// Writes the corpus anew: packets of every type as two hosts said them, and plays in which a file is sent.
+#[test]
+#[ignore = "writes into the source tree"]
+fn write_the_corpus() {
+    let root = format!("{}/../fuzz/corpora", env!("CARGO_MANIFEST_DIR"));
+    let write = |target: &str, name: &str, bytes: &[u8]| {
+        std::fs::write(format!("{root}/{target}/{name}"), bytes).expect("a writable tree");
+    };
+    for encrypt in [false, true] {
+        for extensions in [false, true] {
+            let config = Config {
+                extensions,
+                ..Config::default()
+            };
+            let link = link(20, 40, 0.2);
+            let mut pair = Pair::fulmars(1, (config.clone(), config), link, 150_000);
+            pair.net.node_mut(pair.a).tapping = true;
+            pair.net.node_mut(pair.b).tapping = true;
+            pair.send(encrypt);
+            pair.finish(Duration::from_secs(60));
+            pair.run_for(Duration::from_secs(10));
+            let said = [pair.a, pair.b].map(|node| pair.net.node(node).sent.clone());
+            let mut counts = BTreeMap::<u8, u32>::new();
+            for Sent { bytes, .. } in said.into_iter().flatten() {
+                let count = counts.entry(bytes[0]).or_default();
+                *count += 1;
+                // The first is the simplest one, a later one has more in it.
+                if [1, 9].contains(count) {
+                    let kind = bytes[0];
+                    let sealed = if encrypt { "sealed" } else { "plain" };
+                    let dialect = if extensions { "hpx1" } else { "v5" };
+                    let name = format!("{kind:02x}-{sealed}-{dialect}-{count}");
+                    write("parse_hpudp", &name, &bytes);
+                }
+            }
+        }
+    }
+    write(
+        "parse_hpudp",
+        "04-full-disk",
+        &packet(kind::REJECT, 7, (0, 0), 1, 0, 0, &[0xf1]),
+    );
+    // See `sim::hostile` for what the bytes mean: two configurations, then scene after scene.
+    let flow = [0x81, 200, 0x01, 200, 0x00, 0, 40].repeat(12);
+    for (name, configs) in [("default", [0, 0]), ("v5", [1, 1]), ("tight", [0x6a, 0x68])] {
+        for (kind, encrypt) in [("plain", 0), ("sealed", 1)] {
+            for (size, which) in [("byte", 1), ("block", 5), ("blocks", 7)] {
+                let mut play = configs.to_vec();
+                play.extend([0x07, which, encrypt]);
+                play.extend(&flow);
+                play.extend([0x00, 0x20, 0x00, 0x81, 255, 0x01, 255]);
+                write("endpoint_hpudp", &format!("{name}-{kind}-{size}"), &play);
+            }
+        }
+    }
+    let mut lost = vec![0, 0, 0x07, 6, 1];
+    for _ in 0..8 {
+        lost.extend([0x83, 7, 0x81, 60, 0x03, 1, 0x01, 9, 0x00, 0, 90]);
+    }
+    write("endpoint_hpudp", "lossy", &lost);
+    let mut forged = vec![0, 0, 0x07, 6, 1];
+    for round in 0..8 {
+        forged.extend([0x81, 30, 0x01, 9, 0x00, 0, 60]);
+        forged.extend([
+            0x85, 6, round, 2, 1, 0, 5, 255, 255, 255, 255, 255, 255, 255, 255, 2, 0, 0, 2,
+        ]);
+        forged.extend([0x05, 7, round, 1, 2, 0, 0, 3]);
+    }
+    write("endpoint_hpudp", "forged", &forged);
+    let meddled = [
+        &[0, 0, 0x07, 6, 0][..],
+        &flow[..21],
+        &[0x88, 0, 5, 0x08, 0, 1, 0x09, 0x89],
+    ]
+    .concat();
+    write("endpoint_hpudp", "meddled", &[&meddled[..], &flow].concat());
 }
 
 #[global_allocator]

@@ -36,6 +36,8 @@ pub use config::{
 };
 
 pub use endpoint::Endpoint;
+#[cfg(feature = "sim")]
+pub use packet::read_and_write_back;
 pub use session::Counter;
 
 use crate::engine::Bitrate;

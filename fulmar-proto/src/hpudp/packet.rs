@@ -428,6 +428,45 @@ pub(super) fn exact<'a>(header: &Header, datagram: &'a [u8]) -> Option<&'a [u8]>
     (zero && shape).then_some(payload)
 }
 
+/// Reads any bytes with every parser of the protocol, and checks that what they understood reads the same once it is
+/// written again: the body of a fuzz target.
+///
+/// # Panics
+/// When a parser and its writer disagree.
+#[cfg(feature = "sim")]
+pub fn read_and_write_back(bytes: &[u8]) {
+    let Some((header, rest)) = Header::parse(bytes) else {
+        return;
+    };
+    assert_eq!(header.encode(), bytes[..HEADER], "header");
+    let plain = header.sealed_plaintext_len(rest.len());
+    assert!(
+        plain.is_none_or(|len| len + TAG <= rest.len()),
+        "sealed length"
+    );
+    assert!(
+        exact(&header, bytes).is_none_or(|payload| payload.len() <= 32),
+        "control packet"
+    );
+    if let Some(request) = SessionReq::parse(&header, bytes) {
+        let again = request.encode(header.session);
+        // What we leave out is understood as well, what we put in need not fit.
+        if let Some((header, _)) = Header::parse(&again) {
+            assert_eq!(SessionReq::parse(&header, &again), Some(request));
+        }
+    }
+    for layout in [Layout::Text, Layout::Reference] {
+        let Some(beat) = Heartbeat::parse(&header, bytes, layout) else {
+            continue;
+        };
+        let mut again = Vec::new();
+        beat.encode(header.session, layout, &mut again);
+        if let Some((header, _)) = Header::parse(&again) {
+            assert_eq!(Heartbeat::parse(&header, &again, layout), Some(beat));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

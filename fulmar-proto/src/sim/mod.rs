@@ -18,9 +18,10 @@
 //! ```
 //!
 //! It does *not* do I/O, read a clock, model IP fragmentation or mark congestion (ECN passes unchanged). Links and networks know
-//! no protocol; [`Transfer`] and [`World`] run HP-UDP over them.
+//! no protocol; [`Transfer`] and [`World`] run HP-UDP over them, and [`hostile`] plays with it whatever bytes say.
 
 mod air;
+pub mod hostile;
 mod link;
 mod net;
 mod profile;

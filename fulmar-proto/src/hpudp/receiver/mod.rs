@@ -286,7 +286,8 @@ impl Receiver {
 
     /// The application ended the session.
     pub(super) fn on_abort(&mut self, now: Instant, reason: Reason, shared: &mut Shared<'_>) {
-        if self.is_over() {
+        // What is verified stays so.
+        if self.is_over() || matches!(self.state, State::Complete { .. }) {
             return;
         }
         self.outgoing
