@@ -197,7 +197,7 @@ impl TransferError {
                 "use an address of this machine, or [::] for all of them"
             }
             io::ErrorKind::PermissionDenied => "use a port above 1023",
-            _ => "see `fulmar doctor` for what this machine allows",
+            _ => "see that this machine allows UDP sockets, then try again",
         };
         Self::new(
             Kind::Failed,
