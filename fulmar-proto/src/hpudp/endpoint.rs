@@ -7,20 +7,20 @@ use std::net::SocketAddr;
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
-use super::blocks::{Pool, Run};
 use super::config::{Config, FILE_MAX, NAME_MAX};
+use super::keys::Entropy;
 use super::packet::{Header, Kind, SessionReq, control, feature};
 use super::receiver::Receiver;
 use super::sender::Sender;
-use super::session::{Counter, Proof, Shared};
+use super::session::{Common, Counter, Proof, Shared};
 use super::{Command, Event, Reason, Request, Tag};
-use crate::crypto::{Secret, hkdf_sha256};
+use crate::crypto::Secret;
 use crate::engine::{self, Counters, Meta, Transmit};
 
 /// All HP-UDP sessions of one socket, sending and receiving.
 #[derive(Debug)]
 pub struct Endpoint {
-    config: Config,
+    common: Common,
     entropy: Entropy,
     sessions: BTreeMap<Key, Session>,
     tags: BTreeMap<Tag, Key>,
@@ -30,14 +30,9 @@ pub struct Endpoint {
     /// Refusals and verdicts on their way: they need no session.
     replies: VecDeque<(SocketAddr, Vec<u8>)>,
     replied_at: Option<Instant>,
-    events: VecDeque<Event>,
-    pool: Pool,
-    runs: Vec<Run>,
-    counters: Counters<Counter>,
     next_tag: u64,
     /// Who sent last.
     turn: Option<Key>,
-    guard: bool,
 }
 
 /// A session is known by its peer and its number (2.4).
@@ -62,37 +57,32 @@ impl Endpoint {
     /// own. Two endpoints with one seed on a network would share their keys.
     pub fn new(config: Config, seed: [u8; 32]) -> Self {
         Self {
-            pool: Pool::new(config.block_memory),
-            config,
-            entropy: Entropy { seed, drawn: 0 },
+            common: Common::new(config),
+            entropy: Entropy::new(seed),
             sessions: BTreeMap::new(),
             tags: BTreeMap::new(),
             ended: BTreeMap::new(),
             replies: VecDeque::new(),
             replied_at: None,
-            events: VecDeque::new(),
-            runs: Vec::new(),
-            counters: Counters::new(),
             next_tag: 1 << 63,
             turn: None,
-            guard: false,
         }
     }
 
     /// Makes every session from now on remember its nonces and panic at a second use, in release builds too: for
     /// simulations.
     pub fn guard_nonces(&mut self) {
-        self.guard = true;
+        self.common.guard = true;
     }
 
     /// The parameters in force.
     pub fn config(&self) -> &Config {
-        &self.config
+        &self.common.config
     }
 
     /// What happened how often, over all sessions.
     pub fn counters(&self) -> &Counters<Counter> {
-        &self.counters
+        &self.common.counters
     }
 
     /// Sessions that live, lingering ones included.
@@ -108,14 +98,7 @@ impl Endpoint {
         call: impl FnOnce(&mut Session, &mut Shared<'_>) -> R,
     ) -> Option<R> {
         let session = self.sessions.get_mut(&key)?;
-        let mut shared = Shared {
-            config: &self.config,
-            pool: &mut self.pool,
-            events: &mut self.events,
-            counters: &mut self.counters,
-            runs: &mut self.runs,
-            guard: self.guard,
-        };
+        let mut shared = self.common.shared();
         let result = call(session, &mut shared);
         if session.is_closed() {
             let (verdict, used) = match session {
@@ -135,8 +118,8 @@ impl Endpoint {
     fn bury(&mut self, now: Instant, key: Key, verdict: Option<Vec<u8>>) {
         self.ended.retain(|_, ended| ended.until > now);
         if self.ended.len() < ENDED {
-            let patience = verdict.as_ref().map(|_| self.config.probe_timeout);
-            let until = now + self.config.reserve.max(patience.unwrap_or_default());
+            let patience = verdict.as_ref().map(|_| self.common.config.probe_timeout);
+            let until = now + self.common.config.reserve.max(patience.unwrap_or_default());
             let ended = Ended {
                 until,
                 verdict,
@@ -171,14 +154,7 @@ impl Endpoint {
         let secret = Secret::from_bytes(self.entropy.bytes());
         let base = self.entropy.u64();
         let key = (request.to, id);
-        let mut shared = Shared {
-            config: &self.config,
-            pool: &mut self.pool,
-            events: &mut self.events,
-            counters: &mut self.counters,
-            runs: &mut self.runs,
-            guard: self.guard,
-        };
+        let mut shared = self.common.shared();
         let sender = Sender::new(now, tag, request, id, secret, base, &mut shared);
         self.tags.insert(tag, key);
         self.sessions.insert(key, Session::Sender(Box::new(sender)));
@@ -186,7 +162,7 @@ impl Endpoint {
 
     fn on_request(&mut self, now: Instant, from: SocketAddr, header: &Header, datagram: &[u8]) {
         let Some(request) = SessionReq::parse(header, datagram) else {
-            self.counters.add(Counter::Malformed, 1);
+            self.common.counters.add(Counter::Malformed, 1);
             return;
         };
         let key = (from, header.session);
@@ -204,14 +180,7 @@ impl Endpoint {
         let secret = Secret::from_bytes(self.entropy.bytes());
         let tag = Tag(self.next_tag);
         self.next_tag += 1;
-        let mut shared = Shared {
-            config: &self.config,
-            pool: &mut self.pool,
-            events: &mut self.events,
-            counters: &mut self.counters,
-            runs: &mut self.runs,
-            guard: self.guard,
-        };
+        let mut shared = self.common.shared();
         match Receiver::new(
             now,
             tag,
@@ -227,7 +196,7 @@ impl Endpoint {
                 self.sessions
                     .insert(key, Session::Receiver(Box::new(receiver)));
             }
-            Err(_) => self.counters.add(Counter::Malformed, 1),
+            Err(_) => self.common.counters.add(Counter::Malformed, 1),
         }
     }
 
@@ -237,17 +206,17 @@ impl Endpoint {
         if self.sessions.contains_key(&key) || reserved {
             return Err(Reason::COLLISION);
         }
-        let empty =
-            self.config.extensions && request.extension.is_some_and(|it| it.has(feature::EMPTY));
+        let empty = self.common.config.extensions
+            && request.extension.is_some_and(|it| it.has(feature::EMPTY));
         let sized = request.size <= FILE_MAX && (request.size > 0 || empty);
         if !sized || request.name.is_empty() || request.name.len() > NAME_MAX {
             return Err(Reason::INVALID);
         }
-        if self.config.require_encryption && request.key.is_none() {
+        if self.common.config.require_encryption && request.key.is_none() {
             return Err(Reason::NEEDS_ENCRYPTION);
         }
         if !self.make_room(now) {
-            self.counters.add(Counter::Busy, 1);
+            self.common.counters.add(Counter::Busy, 1);
             return Err(Reason::BUSY);
         }
         Ok(())
@@ -257,7 +226,7 @@ impl Endpoint {
     /// any wait in a table of their own, where when it is full a newcomer displaces one at random, because the
     /// addresses of a flood are forged and tell nobody apart.
     fn make_room(&mut self, now: Instant) -> bool {
-        if self.places_taken() >= self.config.sessions {
+        if self.places_taken() >= self.common.config.sessions {
             return false;
         }
         let waiting = |(_, session): &(&Key, &Session)| session.is_half_open();
@@ -288,7 +257,7 @@ impl Endpoint {
 
     /// A session that was half-open has brought data: it takes a place, or learns that there is none.
     fn seat(&mut self, now: Instant, key: Key) {
-        if self.places_taken() <= self.config.sessions {
+        if self.places_taken() <= self.common.config.sessions {
             return;
         }
         let newcomer = self.with(now, key, |session, shared| match session {
@@ -299,7 +268,7 @@ impl Endpoint {
             Session::Receiver(_) | Session::Sender(_) => false,
         });
         if newcomer == Some(true) {
-            self.counters.add(Counter::Busy, 1);
+            self.common.counters.add(Counter::Busy, 1);
         }
     }
 
@@ -317,7 +286,7 @@ impl Endpoint {
                 }
         });
         let Some(old) = found.map(|(key, _)| *key) else {
-            self.counters.add(Counter::Stray, 1);
+            self.common.counters.add(Counter::Stray, 1);
             return;
         };
         let proved = self.with(now, old, |session, shared| match session {
@@ -329,12 +298,12 @@ impl Endpoint {
                 let new = (from, header.session);
                 if let Some(mut session) = self.sessions.remove(&old) {
                     match &mut session {
-                        Session::Sender(it) => it.on_moved(now, from, &self.config),
+                        Session::Sender(it) => it.on_moved(now, from, &self.common.config),
                         Session::Receiver(it) => it.peer = from,
                     }
                     self.tags.insert(session.tag(), new);
                     self.sessions.insert(new, session);
-                    self.counters.add(Counter::Rebound, 1);
+                    self.common.counters.add(Counter::Rebound, 1);
                     self.with(now, new, |session, shared| {
                         if let Session::Sender(it) = session {
                             it.on_heartbeat(now, header, datagram, shared);
@@ -375,9 +344,9 @@ impl engine::Endpoint for Endpoint {
     type Event = Event;
 
     fn handle_datagram(&mut self, now: Instant, meta: Meta, payload: &mut [u8]) {
-        self.counters.add(Counter::Datagrams, 1);
+        self.common.counters.add(Counter::Datagrams, 1);
         let Some((header, _)) = Header::parse(payload) else {
-            self.counters.add(Counter::Malformed, 1);
+            self.common.counters.add(Counter::Malformed, 1);
             return;
         };
         if header.kind == Kind::SessionReq {
@@ -387,7 +356,7 @@ impl engine::Endpoint for Endpoint {
         if !self.sessions.contains_key(&key) {
             let chunk = matches!(header.kind, Kind::Data | Kind::Parity);
             if chunk && self.on_straggler(now, key) {
-                self.counters.add(Counter::Late, 1);
+                self.common.counters.add(Counter::Late, 1);
                 return;
             }
             return self.on_rebound(now, meta.from, &header, payload);
@@ -430,7 +399,7 @@ impl engine::Endpoint for Endpoint {
         }
         // Buffers come home even to a session that has gone.
         let command = if let Command::Stored { tag, buffer, len } = command {
-            self.pool.recycle(buffer);
+            self.common.pool.recycle(buffer);
             Command::Stored {
                 tag,
                 buffer: Vec::new(),
@@ -489,7 +458,7 @@ impl engine::Endpoint for Endpoint {
     }
 
     fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.common.events.pop_front()
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -566,50 +535,6 @@ impl Session {
             // An answer to a question of the other role: late, after its session's name was used again.
             (Self::Sender(_) | Self::Receiver(_), _) => {}
         }
-    }
-}
-
-/// Random numbers from one seed: HKDF in counter mode.
-struct Entropy {
-    seed: [u8; 32],
-    drawn: u64,
-}
-
-impl Entropy {
-    fn bytes(&mut self) -> [u8; 32] {
-        let mut out = [0; 32];
-        self.drawn += 1;
-        hkdf_sha256(
-            &self.seed,
-            &self.drawn.to_be_bytes(),
-            b"fulmar hp-udp entropy",
-            &mut out,
-        );
-        out
-    }
-
-    fn u64(&mut self) -> u64 {
-        let [a, b, c, d, e, f, g, h, ..] = self.bytes();
-        u64::from_be_bytes([a, b, c, d, e, f, g, h])
-    }
-
-    /// Nearly uniform in `0..n`; 0 when `n` is 0.
-    fn below(&mut self, n: usize) -> usize {
-        (self.u64() % (n as u64).max(1)) as usize
-    }
-}
-
-impl Drop for Entropy {
-    fn drop(&mut self) {
-        zeroize::Zeroize::zeroize(&mut self.seed);
-    }
-}
-
-impl std::fmt::Debug for Entropy {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Entropy")
-            .field("drawn", &self.drawn)
-            .finish_non_exhaustive()
     }
 }
 

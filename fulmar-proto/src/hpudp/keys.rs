@@ -1,4 +1,4 @@
-//! From two public keys to one packet's nonce (5).
+//! From two public keys to one packet's nonce (5), and the endpoint's random numbers.
 //!
 //! A nonce seals exactly one header and payload. DATA numbers never repeat in a session, nor does a parity index in
 //! its block; the type byte keeps the two apart and the session number scopes both. This module does *not* seal:
@@ -53,6 +53,55 @@ pub(super) fn nonce(header: &Header) -> Nonce {
     bytes[4..].copy_from_slice(&unique.to_be_bytes());
     bytes[4] = header.kind as u8;
     Nonce(bytes)
+}
+
+/// Random numbers from one seed: HKDF in counter mode.
+pub(super) struct Entropy {
+    seed: [u8; 32],
+    drawn: u64,
+}
+
+impl Entropy {
+    /// No two endpoints may have one seed.
+    pub(super) fn new(seed: [u8; 32]) -> Self {
+        Self { seed, drawn: 0 }
+    }
+
+    pub(super) fn bytes(&mut self) -> [u8; 32] {
+        let mut out = [0; 32];
+        self.drawn += 1;
+        hkdf_sha256(
+            &self.seed,
+            &self.drawn.to_be_bytes(),
+            b"fulmar hp-udp entropy",
+            &mut out,
+        );
+        out
+    }
+
+    pub(super) fn u64(&mut self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.bytes();
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    /// Nearly uniform in `0..n`; 0 when `n` is 0.
+    pub(super) fn below(&mut self, n: usize) -> usize {
+        (self.u64() % (n as u64).max(1)) as usize
+    }
+}
+
+impl Drop for Entropy {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.seed);
+    }
+}
+
+impl std::fmt::Debug for Entropy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entropy")
+            .field("drawn", &self.drawn)
+            .finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]

@@ -22,6 +22,41 @@ pub(super) struct Shared<'a> {
     pub(super) guard: bool,
 }
 
+/// What all sessions of an endpoint share.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub(super) config: Config,
+    pub(super) pool: Pool,
+    pub(super) events: VecDeque<Event>,
+    pub(super) counters: Counters<Counter>,
+    pub(super) runs: Vec<Run>,
+    pub(super) guard: bool,
+}
+
+impl Common {
+    pub(super) fn new(config: Config) -> Self {
+        Self {
+            pool: Pool::new(config.block_memory),
+            config,
+            events: VecDeque::new(),
+            counters: Counters::new(),
+            runs: Vec::new(),
+            guard: false,
+        }
+    }
+
+    pub(super) fn shared(&mut self) -> Shared<'_> {
+        Shared {
+            config: &self.config,
+            pool: &mut self.pool,
+            events: &mut self.events,
+            counters: &mut self.counters,
+            runs: &mut self.runs,
+            guard: self.guard,
+        }
+    }
+}
+
 /// What a packet tells about who sent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Proof {
