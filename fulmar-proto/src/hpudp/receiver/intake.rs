@@ -1,0 +1,131 @@
+//! What a chunk or a parity packet goes through: the session's checks, the key, the blocks, and up (2.4, 5, 6).
+//!
+//! It does *not* answer; heartbeats do that in their own time.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::super::blocks::{self, Arrival, Run};
+use super::super::config::{BLOCK, HEADER, TAG};
+use super::super::packet::{Header, Kind};
+use super::super::session::{Counter, Proof, Shared};
+use super::super::{Event, keys};
+use super::{Receiver, State};
+
+impl Receiver {
+    /// DATA or PARITY. `datagram` is the whole of it; opened in place.
+    pub(in crate::hpudp) fn on_packet(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        header: &Header,
+        datagram: &mut [u8],
+        shared: &mut Shared<'_>,
+    ) -> Proof {
+        let ahead = header.stamp > self.arrivals.highest;
+        let proof = if ahead { Proof::Fresh } else { Proof::Old };
+        match self.state {
+            State::Offered | State::Receiving => {}
+            State::Verifying | State::Complete { .. } => {
+                shared.counters.add(Counter::Late, 1);
+                if self.open(header, datagram).is_none() {
+                    return Proof::None;
+                }
+                // Late packets are not counted, but the next copy of this one is no news.
+                self.arrivals.highest = self.arrivals.highest.max(header.stamp);
+                return proof;
+            }
+            State::Lingering => {
+                // The key is gone.
+                shared.counters.add(Counter::Late, 1);
+                return Proof::Old;
+            }
+            State::Closed => return Proof::None,
+        }
+        let Some(body) = self.open(header, datagram) else {
+            shared.counters.add(Counter::Refused, 1);
+            return Proof::None;
+        };
+        if self.unstored > shared.config.unstored_memory || !self.early.is_empty() {
+            // Storage is behind, or the application has not decided. What is dropped here is asked for again, and its
+            // absence slows the sender.
+            shared.counters.add(Counter::Backpressure, 1);
+            self.heard = now;
+            return proof;
+        }
+        let mut runs = std::mem::take(shared.runs);
+        let parity = header.kind == Kind::Parity;
+        let arrival = if parity {
+            let index = header.seq as u8;
+            self.blocks
+                .parity(now, header.block, index, body, shared.pool, &mut runs)
+        } else {
+            self.blocks
+                .data(now, header.seq, body, shared.pool, &mut runs)
+        };
+        let proof = match arrival {
+            Arrival::New(_) => Proof::Fresh,
+            Arrival::Duplicate | Arrival::Refused => proof,
+        };
+        // What somebody says again from elsewhere must not pass for arrivals on the path.
+        if from == self.peer || proof == Proof::Fresh {
+            self.note(now, header);
+            match arrival {
+                Arrival::New(bytes) => self.arrivals.fresh += bytes,
+                Arrival::Duplicate => self.duplicates += 1,
+                Arrival::Refused => shared.counters.add(Counter::Refused, 1),
+            }
+        }
+        if self.state == State::Offered {
+            self.early.append(&mut runs);
+        } else {
+            self.hand_up(&mut runs, shared);
+        }
+        *shared.runs = runs;
+        if self.blocks.complete() && self.state == State::Receiving {
+            self.verify(now, shared);
+        }
+        proof
+    }
+
+    pub(super) fn hand_up(&mut self, runs: &mut Vec<Run>, shared: &mut Shared<'_>) {
+        for Run { offset, bytes } in runs.drain(..) {
+            self.unstored += bytes.len();
+            let tag = self.tag;
+            shared.events.push_back(Event::Chunk { tag, offset, bytes });
+        }
+    }
+
+    /// Checks a packet against the session and opens it; the plaintext, if it is one of ours (2.4).
+    fn open<'a>(&self, header: &Header, datagram: &'a mut [u8]) -> Option<&'a [u8]> {
+        let total = self.blocks.total();
+        let want = if header.kind == Kind::Parity {
+            let last = total.checked_sub(1)? / BLOCK;
+            if header.block > last || header.seq > 255 - blocks::k(total, header.block) {
+                return None;
+            }
+            self.chunk
+        } else {
+            if header.seq >= total || header.block != header.seq / BLOCK {
+                return None;
+            }
+            self.blocks.chunk_len(header.seq)
+        };
+        let (head, body) = datagram.split_at_mut_checked(HEADER)?;
+        match &self.opener {
+            None if header.sealed() => None,
+            None => (usize::from(header.len) == want).then(|| body.get(..want))?,
+            // Without the flag it would be a plaintext injected into a sealed session (2.4).
+            Some(_) if !header.sealed() => None,
+            Some(opener) => {
+                if header.sealed_plaintext_len(body.len())? != want {
+                    return None;
+                }
+                let sealed = body.get_mut(..want + TAG)?;
+                opener
+                    .open(keys::nonce(header), head, sealed)
+                    .map(|plain| &*plain)
+            }
+        }
+    }
+}
