@@ -63,7 +63,10 @@ impl Cell {
     }
 
     fn share(&self, outcome: &Outcome) -> f64 {
-        let time = outcome.received_after.expect("it was received").as_secs_f64();
+        let time = outcome
+            .received_after
+            .expect("it was received")
+            .as_secs_f64();
         self.size as f64 * 8.0 / time / (self.mbit as f64 * 1e6 * (1.0 - self.loss))
     }
 
@@ -92,7 +95,12 @@ fn grid() -> Vec<Cell> {
         for rtt_ms in [1, 50, 140] {
             for loss in [0.0, 0.001, 0.01, 0.05, 0.33] {
                 let size = 200_000_000;
-                cells.push(Cell { mbit, rtt_ms, loss, size });
+                cells.push(Cell {
+                    mbit,
+                    rtt_ms,
+                    loss,
+                    size,
+                });
             }
         }
     }
@@ -138,9 +146,18 @@ fn line(cell: &Cell, seed: u64) -> String {
     let sender = &outcome.sender;
     format!(
         "{:4} Mbit/s {:3} ms {:4.1} %: {:.3} of {:.3} ({:.3} doubling)   {} data {} parity {} again {} twice, {:.2} % overflow, {:.0} ms queue, {:.1} s",
-        cell.mbit, cell.rtt_ms, cell.loss * 100.0, cell.share(&outcome), cell.bound(false), cell.bound(true),
-        sender.data, sender.parities, sender.retransmitted, outcome.receiver.duplicates,
+        cell.mbit,
+        cell.rtt_ms,
+        cell.loss * 100.0,
+        cell.share(&outcome),
+        cell.bound(false),
+        cell.bound(true),
+        sender.data,
+        sender.parities,
+        sender.retransmitted,
+        outcome.receiver.duplicates,
         outcome.up.queue_dropped as f64 * 100.0 / outcome.up.offered as f64,
-        outcome.up.queue_delay_max.as_secs_f64() * 1e3, wall.elapsed().as_secs_f64(),
+        outcome.up.queue_delay_max.as_secs_f64() * 1e3,
+        wall.elapsed().as_secs_f64(),
     )
 }

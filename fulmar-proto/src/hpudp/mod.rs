@@ -22,6 +22,7 @@ mod feedback;
 mod keys;
 mod packet;
 mod parity;
+mod ranges;
 mod rate;
 mod receiver;
 mod sender;

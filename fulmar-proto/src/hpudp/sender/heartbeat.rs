@@ -3,11 +3,12 @@
 //! It does *not* send: repairs are queued and leave in their turn.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::super::blocks;
 use super::super::config::{BLOCK, Config, DATAGRAM_MAX, Layout};
 use super::super::packet::{Header, Heartbeat};
+use super::super::parity;
 use super::super::rate::Report;
 use super::super::session::{Counter, Proof, Shared, Timer};
 use super::{COOLDOWN, READ_AHEAD, Sender, State};
@@ -76,7 +77,7 @@ impl Sender {
             // Whoever said that everything had come was not this receiver.
             self.doubtful_since = None;
         }
-        let first_time = self.book_nacks(now, &beat);
+        let first_time = self.book(now, &beat);
         self.feedback.infer_loss(first_time, self.counts.data);
         self.steer(now, &beat, fresh);
         self.ask(shared);
@@ -151,10 +152,12 @@ impl Sender {
 
     fn is_plausible(&self, beat: &Heartbeat) -> bool {
         if beat.echo == 0 {
-            return beat.dispersion == 0 && beat.contiguous == 0 && beat.nacks.is_empty();
+            let missing = !beat.nacks.is_empty() || !beat.runs.is_empty();
+            return beat.dispersion == 0 && beat.contiguous == 0 && !missing;
         }
         let claims = beat.contiguous == 0 || beat.contiguous < self.next;
-        let sent = beat.nacks.iter().all(|seq| *seq < self.next);
+        let sent = beat.nacks.iter().all(|seq| *seq < self.next)
+            && beat.runs.iter().all(|run| run.end <= self.next);
         claims && sent && self.marks.issued(beat.echo)
     }
 
@@ -168,96 +171,89 @@ impl Sender {
         self.ask(shared);
     }
 
-    /// Queues what is missing, each chunk at most once in 1.25 round trips. Returns how many were named for the
-    /// first time.
-    fn book_nacks(&mut self, now: Instant, beat: &Heartbeat) -> u64 {
-        let cooldown = self.rtt.smoothed().map_or(COOLDOWN, |rtt| rtt * 5 / 4);
+    /// Queues what is missing and not on its way. Returns how many chunks were named for the first time.
+    fn book(&mut self, now: Instant, beat: &Heartbeat) -> u64 {
+        let proof = self.proof(now, beat);
+        let held = self.window.base() * BLOCK..self.next;
+        let named = beat.nacks.iter().map(|&seq| seq..seq + 1);
+        let named = named.chain(beat.runs.iter().cloned());
         let mut first_time = 0;
-        let mut holes: Option<(u64, u64)> = None;
-        for &seq in &beat.nacks {
+        // Holes queued of the block now looked at.
+        let mut holes = (0, 0);
+        for seq in named.flat_map(|run| run.start.max(held.start)..run.end.min(held.end)) {
             let Some(sent) = self.window.get(seq / BLOCK) else {
                 continue;
             };
-            let at = (seq % BLOCK) as usize;
-            first_time += u64::from(sent.resent[at] == 0);
-            let last = match sent.resent[at] {
-                0 => self.marks.time_of(sent.stamps[at]),
-                ms => self.started + Duration::from_millis(u64::from(ms)),
-            };
-            if now.saturating_duration_since(last) < cooldown {
+            first_time += u64::from(sent.resent[(seq % BLOCK) as usize] == 0);
+            if self.repairs.contains(seq) || !proof.lost(sent.left(seq)) {
                 continue;
             }
             self.repairs.insert(seq..seq + 1);
-            match &mut holes {
-                Some((block, count)) if *block == seq / BLOCK => *count += 1,
-                _ => {
-                    if let Some((block, count)) = holes.replace((seq / BLOCK, 1)) {
-                        self.reinforce(now, block, count, cooldown);
-                    }
-                }
+            if holes.0 != seq / BLOCK {
+                self.reinforce(holes);
+                holes = (seq / BLOCK, 0);
             }
+            holes.1 += 1;
         }
-        if let Some((block, count)) = holes {
-            self.reinforce(now, block, count, cooldown);
-        }
+        self.reinforce(holes);
         // Nothing named, and yet not everything there: the tail was lost whole (11).
-        if beat.nacks.is_empty() && self.all_sent() && self.contiguous < self.total {
+        let named = !beat.nacks.is_empty() || !beat.runs.is_empty();
+        if !named && self.all_sent() && self.contiguous < self.total {
             let from = if beat.contiguous == 0 {
                 0
             } else {
                 beat.contiguous + 1
             };
-            for seq in from..self.total.min(from + TAIL) {
-                self.offer(now, seq, cooldown);
-            }
+            self.offer(from..self.total.min(from + TAIL), &proof);
         }
         // A front of 0 says "nothing" and "chunk 0" alike, and the known implementation never asks for chunk 0.
         if beat.contiguous == 0 && self.next > BLOCK && self.extension.is_none() {
-            self.offer(now, 0, cooldown);
+            self.offer(0..1, &proof);
         }
         first_time
     }
 
-    /// Queues a chunk nobody asked for, if it left so long ago that an answer to it would be here.
-    fn offer(&mut self, now: Instant, seq: u64, cooldown: Duration) {
-        let Some(sent) = self.window.get(seq / BLOCK) else {
-            return;
+    /// When a chunk that a heartbeat names must have left to be lost: so long before a packet that arrived that
+    /// reordering cannot explain it, or so long ago that an answer to it would be here (9.5).
+    fn proof(&self, now: Instant, beat: &Heartbeat) -> Proven {
+        let smoothed = self.rtt.smoothed();
+        let cooldown = smoothed.map_or(COOLDOWN, |rtt| rtt * 5 / 4);
+        let ago = |span: Duration| {
+            now.checked_sub(span)
+                .map_or(0, |at| self.marks.stamp_at(at))
         };
-        let at = (seq % BLOCK) as usize;
-        let last = match sent.resent[at] {
-            0 => self.marks.time_of(sent.stamps[at]),
-            ms => self.started + Duration::from_millis(u64::from(ms)),
-        };
-        if now.saturating_duration_since(last) >= cooldown + self.feedback.interval(true) {
-            self.repairs.insert(seq..seq + 1);
+        let counts = beat.extension.and_then(|it| it.feedback);
+        // An older heartbeat that was overtaken speaks of its own time.
+        let highest = counts.map_or(0, |it| it.highest.min(self.feedback.echoed()));
+        let reorder = self.rtt.min().map_or(REORDER_MAX, |rtt| rtt / 8);
+        let reorder = reorder.clamp(REORDER_MIN, REORDER_MAX).as_nanos() as u64;
+        Proven {
+            named: ago(cooldown).max(highest.saturating_sub(reorder)),
+            unnamed: ago(cooldown + self.feedback.interval(true)),
         }
     }
 
-    /// At the end of a file a repair that is lost costs a round trip with nothing else to send: send fresh parity
-    /// along, enough for what this round will lose.
-    fn reinforce(&mut self, now: Instant, block: u64, holes: u64, cooldown: Duration) {
-        let p = self.feedback.loss().min(0.8);
-        if !self.all_sent() || self.extension.is_none() || p < 0.005 {
+    /// Queues chunks nobody asked for, if they left so long ago that an answer would be here.
+    fn offer(&mut self, chunks: Range<u64>, proof: &Proven) {
+        for seq in chunks {
+            let Some(sent) = self.window.get(seq / BLOCK) else {
+                return;
+            };
+            if sent.left(seq) <= proof.unnamed {
+                self.repairs.insert(seq..seq + 1);
+            }
+        }
+    }
+
+    /// Where nothing else is left to send, a repair that is lost costs a round trip: fresh parity goes along, as much
+    /// as that is worth (6.7).
+    fn reinforce(&mut self, (block, holes): (u64, u64)) {
+        if holes == 0 || self.extension.is_none() || !self.is_tail() {
             return;
         }
-        let k = blocks::k(self.total, block);
-        let Some(sent) = self.window.get_mut(block) else {
-            return;
-        };
-        if sent
-            .reinforced
-            .is_some_and(|at| now.duration_since(at) < cooldown)
-        {
-            return;
-        }
-        sent.reinforced = Some(now);
-        let holes = holes as f64;
-        let extra = (holes * p / (1.0 - p) + 1.5 * (holes * p).sqrt() / (1.0 - p)).ceil();
-        let free = (255 - k).saturating_sub(u64::from(sent.parity_used));
-        let extra = (extra as u64).min(free) as u8;
-        self.parities
-            .extend((sent.parity_used..sent.parity_used + extra).map(|index| (block, index)));
-        sent.parity_used += extra;
+        let (loss, flight) = (self.feedback.loss(), self.flight());
+        let extra = parity::enough(holes, loss, flight) - holes;
+        self.add_parity(block, extra);
     }
 
     /// Feeds the controller and takes over its rate.
@@ -273,7 +269,7 @@ impl Sender {
             now,
             delivery,
             loss: self.feedback.reported_loss(),
-            nacks: beat.nacks.len(),
+            nacks: beat.nacks.len() + beat.runs.len(),
             rtt: fresh,
             smoothed_rtt: self.rtt.smoothed(),
             min_rtt: self.rtt.min(),
@@ -299,6 +295,24 @@ impl Sender {
     }
 }
 
+/// Stamps up to which what left is known to be lost.
+#[derive(Clone, Copy, Debug)]
+struct Proven {
+    /// If the heartbeat names it.
+    named: u64,
+    /// If it does not.
+    unnamed: u64,
+}
+
+impl Proven {
+    fn lost(&self, left: u64) -> bool {
+        left <= self.named
+    }
+}
+
+/// How much later than a packet sent after it one may arrive: an eighth of a round trip within these bounds (9.5).
+const REORDER_MIN: Duration = Duration::from_millis(1);
+const REORDER_MAX: Duration = Duration::from_millis(25);
 /// Chunks of a lost tail sent again at a time (11).
 const TAIL: u64 = 167;
 const SILENCE: Duration = Duration::from_millis(500);

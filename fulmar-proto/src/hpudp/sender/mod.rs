@@ -105,11 +105,19 @@ struct Sent {
     bytes: Vec<u8>,
     /// Stamp of each chunk's packet; 0 before it was sent.
     stamps: Vec<u64>,
-    /// When each chunk left last, in milliseconds from the start and one; 0 if never again after the first time.
-    resent: Vec<u32>,
-    /// Parity indices used; each is sealed once.
+    /// Stamp under which each chunk would have left last, had it not kept its first; 0 if it left once.
+    resent: Vec<u64>,
+    /// Parity indices used; each is sealed once. And the stamp of the last one sent.
     parity_used: u8,
-    reinforced: Option<Instant>,
+    parity_left: u64,
+}
+
+impl Sent {
+    /// When a chunk, or parity that may stand for it, left last, as a stamp.
+    fn left(&self, seq: u64) -> u64 {
+        let at = (seq % BLOCK) as usize;
+        self.stamps[at].max(self.resent[at]).max(self.parity_left)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -270,7 +278,7 @@ impl Sender {
             stamps: vec![0; k],
             resent: vec![0; k],
             parity_used: 0,
-            reinforced: None,
+            parity_left: 0,
         };
         if self.window.push(sent).is_none() {
             self.on_abort(now, Reason::INVALID, shared);

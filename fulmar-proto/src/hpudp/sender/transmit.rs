@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::super::config::{BLOCK, CHUNK_PLAIN, Config, Control, DATAGRAM_MAX, Parity};
 use super::super::packet::{Header, Kind, flag};
-use super::super::parity::{self, Path};
+use super::super::parity;
 use super::super::rate::Controller;
 use super::super::session::Shared;
 use super::super::{blocks, keys};
@@ -127,7 +127,11 @@ impl Sender {
     /// Three repairs, then something new, so that a flood of them cannot stop progress (9, lesson D).
     fn next_packet(&mut self, now: Instant, buf: &mut Vec<u8>, config: &Config) -> bool {
         let fresh = self.next < (self.window.next() * BLOCK).min(self.total);
-        if (self.streak < 3 || !fresh) && self.repair(now, buf, config) {
+        // Once everything was sent, a block's repairs and parity leave together, so that they are answered together.
+        let parity_first = !fresh
+            && matches!((self.parities.front(), self.repairs.first()),
+                (Some((block, _)), Some(seq)) if *block < seq / BLOCK);
+        if !parity_first && (self.streak < 3 || !fresh) && self.repair(now, buf, config) {
             self.streak += 1;
             return true;
         }
@@ -179,27 +183,47 @@ impl Sender {
             return;
         }
         let m = match (config.parity, self.feedback.knows_loss()) {
-            (Parity::Table, true) => parity::table(self.feedback.reported_loss(), k),
-            (_, false) => ((k * u64::from(START_PARITY)).div_ceil(100)).max(2) as u8,
-            (Parity::Adaptive, true) => {
-                let path = Path {
-                    loss: self.feedback.loss(),
-                    rate: self.controller.rate(),
-                    rtt: self.rtt.smoothed().unwrap_or(COOLDOWN),
-                    interval: self.feedback.interval(true),
-                    room: config.block_memory as f64,
-                    left: self.total - seq - 1,
-                };
-                parity::adaptive(&path, k)
+            (Parity::Table, true) => u64::from(parity::table(self.feedback.reported_loss(), k)),
+            (Parity::Adaptive, true) if self.is_tail() => {
+                parity::enough(k, self.feedback.loss(), self.flight()) - k
             }
+            (Parity::Adaptive, true) if self.extension.is_none() => {
+                let interval = self.feedback.interval(true);
+                let packets = self.controller.rate() / DATAGRAM_MAX as f64;
+                u64::from(parity::unasked(self.feedback.loss(), packets, interval, k))
+            }
+            (Parity::Adaptive, true) => 0,
+            (Parity::Adaptive, false) if self.extension.is_some() && !self.is_tail() => 0,
+            (_, false) => (k * u64::from(START_PARITY)).div_ceil(100).max(2),
         };
-        self.parity_now = m;
-        let m = m.min((255 - k) as u8);
-        if let Some(sent) = self.window.get_mut(block) {
-            self.parities
-                .extend((sent.parity_used..sent.parity_used + m).map(|index| (block, index)));
-            sent.parity_used += m;
-        }
+        self.parity_now = m.min(255 - k) as u8;
+        self.add_parity(block, m);
+    }
+
+    /// Queues parity of a block that was not used yet, as far as there is any.
+    pub(super) fn add_parity(&mut self, block: u64, count: u64) {
+        let k = blocks::k(self.total, block);
+        let Some(sent) = self.window.get_mut(block) else {
+            return;
+        };
+        let free = (255 - k).saturating_sub(u64::from(sent.parity_used));
+        let count = count.min(free) as u8;
+        self.parities
+            .extend((sent.parity_used..sent.parity_used + count).map(|index| (block, index)));
+        sent.parity_used += count;
+    }
+
+    /// Packets that leave in the time in which a loss is noticed: what one more round trip at the end is worth.
+    pub(super) fn flight(&self) -> f64 {
+        let round = self.rtt.smoothed().unwrap_or(COOLDOWN) + self.feedback.interval(true);
+        self.controller.rate() / DATAGRAM_MAX as f64 * round.as_secs_f64()
+    }
+
+    /// Whether everything else will have left by the time that a loss of now can be repaired, so that repairing it
+    /// makes the transfer longer.
+    pub(super) fn is_tail(&self) -> bool {
+        let left = self.total - self.next + self.repairs.len() + self.parities.len() as u64;
+        left as f64 <= self.flight()
     }
 
     /// One DATA packet, for the first time or again. A sealed one is the same bytes each time; a plain one gets a
@@ -213,8 +237,7 @@ impl Sender {
         let at = (seq % BLOCK) as usize;
         let again = sent.stamps[at] != 0;
         if again {
-            let ms = now.duration_since(self.started).as_millis() + 1;
-            sent.resent[at] = u32::try_from(ms).unwrap_or(u32::MAX);
+            sent.resent[at] = issued;
         }
         if !again || !sealed {
             sent.stamps[at] = issued;
@@ -244,7 +267,7 @@ impl Sender {
     /// One PARITY packet, computed now; `false` when the block is no longer needed.
     fn parity(&mut self, now: Instant, block: u64, index: u8, buf: &mut Vec<u8>) -> bool {
         let k = blocks::k(self.total, block);
-        let Some(sent) = self.window.get(block) else {
+        let Some(sent) = self.window.get_mut(block) else {
             return false;
         };
         let encoder = if k == BLOCK {
@@ -265,6 +288,7 @@ impl Sender {
             flags: if last { flag::END } else { 0 },
             stamp: self.marks.issue(now),
         };
+        sent.parity_left = header.stamp;
         let mut payload = [0; CHUNK_PLAIN];
         let payload = &mut payload[..self.chunk];
         encoder.parity(index, &sent.bytes, payload);
