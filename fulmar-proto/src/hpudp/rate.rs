@@ -104,9 +104,10 @@ impl Controller {
     }
 
     /// The calibration burst showed this bandwidth (4.7).
-    pub(super) fn on_dispersion(&mut self, bandwidth: f64) {
+    /// `issued` is the last stamp.
+    pub(super) fn on_dispersion(&mut self, bandwidth: f64, issued: u64) {
         match self {
-            Self::Delivery(it) => it.on_dispersion(bandwidth),
+            Self::Delivery(it) => it.on_dispersion(bandwidth, issued),
             Self::Hpudp(it) => it.peak = it.peak.max(bandwidth),
             Self::Fixed(_) => {}
         }
@@ -182,6 +183,8 @@ struct Round {
     received: f64,
     received_over: f64,
     min_rtt: Option<Duration>,
+    /// Packets sent and received before the report that ended it, which may tell of later ones too.
+    before: (f64, f64),
 }
 
 impl Delivery {
@@ -204,15 +207,20 @@ impl Delivery {
         }
     }
 
-    fn on_dispersion(&mut self, bandwidth: f64) {
+    /// The burst showed where the capacity lies: near it, growth goes by small steps.
+    fn on_dispersion(&mut self, bandwidth: f64, issued: u64) {
         if self.mode == Mode::Startup && bandwidth > self.rate {
             self.rate = self.limits.clamp(TRUST * bandwidth);
             self.mode = Mode::Cruise;
+            self.found = true;
+            self.calm = CALM;
+            self.round.until = issued;
         }
     }
 
     fn on_report(&mut self, report: &Report) {
         let round = &mut self.round;
+        round.before = (round.sent, round.received);
         round.sent += report.sent;
         round.sent_over += report.sent_over.as_secs_f64();
         round.received += report.received;
@@ -244,15 +252,28 @@ impl Delivery {
             .min_rtt
             .map_or(0.0, |rtt| rtt.saturating_sub(min_rtt).as_secs_f64());
         let limit = delay_limit(min_rtt).as_secs_f64();
-        let lossy = loss > self.base_loss + margin(self.base_loss, round.sent);
-        let queued = delay > self.base_delay + limit;
+        // What the queue grew by while these packets came: the least round trip is that of the round's beginning.
+        let growth = (round.received_over - round.sent_over).max(0.0);
+        let fast = self.mode == Mode::Startup || self.mode == Mode::Cruise && self.calm > CALM;
+        let seen = if fast { delay + growth } else { delay };
+        let queued = seen > self.base_delay + limit;
         let busy = left > 0.7 * self.rate;
+        if self.delivered.is_empty() && !queued {
+            // The first packets left slower than anything the path has shown: what they lost is its own.
+            let (sent, received) = round.before;
+            if sent >= ROUND_MIN {
+                self.rebase((1.0 - received / sent).clamp(0.0, 1.0), sent);
+            }
+        }
+        let known = self.base_loss.max(self.loss_ceiling);
+        let lossy = loss > known + margin(known, round.sent);
         // A round in which we had little to send shows no capacity; and what arrived cannot have outrun what left
         // for long: a compressed burst of arrivals is no capacity either.
         if busy {
             self.remember(arrived.min(left * 1.05));
         }
         self.found |= queued;
+        if std::env::var("TRACE").is_ok() { eprintln!("{:?} rate {:.2} loss {:.3} base {:.3} ceil {:.3} arrived {:.2} left {:.2} delay {:.1} basedelay {:.1} lossy {lossy} queued {queued} busy {busy} sent {} calm {}", self.mode, self.rate/1e6, loss, self.base_loss, self.loss_ceiling, arrived/1e6, left/1e6, delay*1e3, self.base_delay*1e3, round.sent, self.calm); }
         match self.mode {
             Mode::Startup if lossy || queued => {
                 self.interrupted = Some(self.rate);
@@ -341,7 +362,7 @@ impl Delivery {
     fn grow(&mut self) {
         self.calm += 1;
         let share = (0.1 * (1e6 / self.rate).sqrt()).clamp(0.01, 0.1);
-        let boost = 1.5f64.powi(self.calm.saturating_sub(4).min(8) as i32);
+        let boost = 1.5f64.powi(self.calm.saturating_sub(CALM).min(8) as i32);
         let step = if self.found { share * boost } else { EAGER };
         self.rate *= 1.0 + step.min(EAGER);
     }
@@ -382,6 +403,8 @@ const MEMORY: usize = 6;
 const ROUND_MIN: f64 = 16.0;
 /// Growth a round while nothing shows where the capacity lies, and the most it ever is.
 const EAGER: f64 = 0.25;
+/// Rounds without congestion after which growth gets faster.
+const CALM: u32 = 4;
 /// How much of the burst's bandwidth to use at once.
 const TRUST: f64 = 0.9;
 /// A lossy path's baseline is measured anew this often.

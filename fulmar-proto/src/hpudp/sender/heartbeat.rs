@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::super::config::{BLOCK, Config, DATAGRAM_MAX, Layout};
+use super::super::config::{BLOCK, Config, DATAGRAM_MAX, Layout, WINDOW, WINDOW_BLOCKS};
 use super::super::packet::{Header, Heartbeat};
 use super::super::parity;
 use super::super::rate::Report;
@@ -77,8 +77,12 @@ impl Sender {
             // Whoever said that everything had come was not this receiver.
             self.doubtful_since = None;
         }
-        let first_time = self.book(now, &beat);
+        let first_time = self.book(now, &beat, shared.config);
         self.feedback.infer_loss(first_time, self.counts.data);
+        if std::env::var("TAIL").is_ok() && self.total - self.next < 3000 {
+            let named: u64 = beat.runs.iter().map(|r| r.end - r.start).sum();
+            eprintln!("TAIL {:?} left {} named {named} in {} runs repairs {} parities {} contiguous {} of {} next {} again {} par {} echo+ {:?}", now.duration_since(self.started), self.total - self.next, beat.runs.len(), self.repairs.len(), self.parities.len(), self.contiguous, self.total, self.next, self.counts.retransmitted, self.counts.parities, now.duration_since(self.marks.time_of(self.feedback.echoed())));
+        }
         self.steer(now, &beat, fresh);
         self.ask(shared);
         self.wake = Some(now);
@@ -172,14 +176,14 @@ impl Sender {
     }
 
     /// Queues what is missing and not on its way. Returns how many chunks were named for the first time.
-    fn book(&mut self, now: Instant, beat: &Heartbeat) -> u64 {
+    fn book(&mut self, now: Instant, beat: &Heartbeat, config: &Config) -> u64 {
         let proof = self.proof(now, beat);
         let held = self.window.base() * BLOCK..self.next;
         let named = beat.nacks.iter().map(|&seq| seq..seq + 1);
         let named = named.chain(beat.runs.iter().cloned());
         let mut first_time = 0;
         // Holes queued of the block now looked at.
-        let mut holes = (0, 0);
+        let mut holes: Vec<u64> = Vec::new();
         for seq in named.flat_map(|run| run.start.max(held.start)..run.end.min(held.end)) {
             let Some(sent) = self.window.get(seq / BLOCK) else {
                 continue;
@@ -189,13 +193,13 @@ impl Sender {
                 continue;
             }
             self.repairs.insert(seq..seq + 1);
-            if holes.0 != seq / BLOCK {
-                self.reinforce(holes);
-                holes = (seq / BLOCK, 0);
+            if holes.first().is_some_and(|first| first / BLOCK != seq / BLOCK) {
+                self.reinforce(&holes, config);
+                holes.clear();
             }
-            holes.1 += 1;
+            holes.push(seq);
         }
-        self.reinforce(holes);
+        self.reinforce(&holes, config);
         // Nothing named, and yet not everything there: the tail was lost whole (11).
         let named = !beat.nacks.is_empty() || !beat.runs.is_empty();
         if !named && self.all_sent() && self.contiguous < self.total {
@@ -245,21 +249,33 @@ impl Sender {
         }
     }
 
-    /// Where nothing else is left to send, a repair that is lost costs a round trip: fresh parity goes along, as much
-    /// as that is worth (6.7).
-    fn reinforce(&mut self, (block, holes): (u64, u64)) {
-        if holes == 0 || self.extension.is_none() || !self.is_tail() {
+    /// Where a repair that is lost would leave the pipe idle for a round trip, more goes along, as much as that is
+    /// worth: parity of the block, or copies where the receiver holds the block no longer in memory (6.7).
+    fn reinforce(&mut self, holes: &[u64], config: &Config) {
+        let Some(block) = holes.first().map(|seq| seq / BLOCK) else {
+            return;
+        };
+        let end = (block + WINDOW_BLOCKS) * BLOCK;
+        let (loss, flight) = (self.feedback.loss(), self.flight());
+        let urgent = self.is_tail() || self.next as f64 + flight >= end as f64;
+        if self.extension.is_none() || !urgent {
             return;
         }
-        let (loss, flight) = (self.feedback.loss(), self.flight());
-        let extra = parity::enough(holes, loss, flight) - holes;
-        self.add_parity(block, extra);
+        let held = (config.block_memory / self.chunk) as u64;
+        if self.next - block * BLOCK <= held {
+            let need = holes.len() as u64;
+            return self.add_parity(block, parity::enough(need, loss, flight) - need);
+        }
+        for _ in 1..parity::enough(1, loss, flight) {
+            let room = (WINDOW as usize).saturating_sub(self.copies.len());
+            self.copies.extend(holes.iter().take(room));
+        }
     }
 
     /// Feeds the controller and takes over its rate.
     fn steer(&mut self, now: Instant, beat: &Heartbeat, fresh: Option<Duration>) {
         if let Some(bandwidth) = self.feedback.dispersion(beat) {
-            self.controller.on_dispersion(bandwidth);
+            self.controller.on_dispersion(bandwidth, self.marks.last());
         }
         let rate = self.controller.rate();
         // Delivery is believed up to twice what was sent (hostile receivers claim more).

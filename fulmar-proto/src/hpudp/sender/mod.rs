@@ -56,6 +56,8 @@ pub(super) struct Sender {
     /// Chunks known to be at the receiver, from the first on without a hole.
     contiguous: u64,
     repairs: RangeSet,
+    /// Chunks to send again once more (6.7).
+    copies: VecDeque<u64>,
     /// Repairs sent since the last new packet.
     streak: u32,
     parities: VecDeque<(u64, u8)>,
@@ -195,6 +197,7 @@ impl Sender {
             next: 0,
             contiguous: 0,
             repairs: RangeSet::new(),
+            copies: VecDeque::new(),
             streak: 0,
             parities: VecDeque::new(),
             encoder: BlockEncoder::new(Scheme::Rs8 { k: BLOCK as u16 }, chunk),
@@ -383,6 +386,7 @@ impl Sender {
         self.next = 0;
         self.parities.clear();
         self.repairs = RangeSet::new();
+        self.copies = VecDeque::new();
         self.unheard_from = self.marks.sent();
         self.wake = Some(now);
     }
@@ -490,6 +494,7 @@ impl Sender {
         self.window = SendWindow::with_capacity(1);
         self.spare = Vec::new();
         self.repairs = RangeSet::new();
+        self.copies = VecDeque::new();
         self.parities = VecDeque::new();
         self.sealer = None;
         self.probe_due = false;

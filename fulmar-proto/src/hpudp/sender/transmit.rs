@@ -92,6 +92,7 @@ impl Sender {
     fn has_something(&self) -> bool {
         !self.parities.is_empty()
             || !self.repairs.is_empty()
+            || !self.copies.is_empty()
             || self.next < (self.window.next() * BLOCK).min(self.total)
     }
 
@@ -162,7 +163,7 @@ impl Sender {
             self.wake = self.repair_gate;
             return false;
         }
-        while let Some(seq) = self.repairs.pop_first() {
+        while let Some(seq) = self.repairs.pop_first().or_else(|| self.copies.pop_front()) {
             if self.data(now, seq, buf) {
                 self.counts.retransmitted += 1;
                 let batch = config.control == Control::Hpudp && self.all_sent();
@@ -222,7 +223,8 @@ impl Sender {
     /// Whether everything else will have left by the time that a loss of now can be repaired, so that repairing it
     /// makes the transfer longer.
     pub(super) fn is_tail(&self) -> bool {
-        let left = self.total - self.next + self.repairs.len() + self.parities.len() as u64;
+        let extra = self.parities.len() + self.copies.len();
+        let left = self.total - self.next + self.repairs.len() + extra as u64;
         left as f64 <= self.flight()
     }
 
