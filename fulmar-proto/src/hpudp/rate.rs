@@ -273,7 +273,6 @@ impl Delivery {
             self.remember(arrived.min(left * 1.05));
         }
         self.found |= queued;
-        if std::env::var("TRACE").is_ok() { eprintln!("{:?} rate {:.2} loss {:.3} base {:.3} ceil {:.3} arrived {:.2} left {:.2} delay {:.1} basedelay {:.1} lossy {lossy} queued {queued} busy {busy} sent {} calm {}", self.mode, self.rate/1e6, loss, self.base_loss, self.loss_ceiling, arrived/1e6, left/1e6, delay*1e3, self.base_delay*1e3, round.sent, self.calm); }
         match self.mode {
             Mode::Startup if lossy || queued => {
                 self.interrupted = Some(self.rate);

@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::super::config::{Config, DATAGRAM_MAX, HEADER};
+use super::super::config::{BLOCK, Config, DATAGRAM_MAX, HEADER};
 use super::super::packet::{
     EXTENSION_MAX, Extension, Feedback, Header, Heartbeat, Kind, feature, flag,
 };
@@ -189,7 +189,14 @@ impl Receiver {
             }
         }
         let fitting = ranges::encode(&runs, self.list_room(), &mut Vec::new());
+        let cut = runs.get(fitting).map(|run| run.start / BLOCK * BLOCK);
         runs.truncate(fitting);
+        // A block is told whole, or not yet: the sender judges it as one.
+        if let Some(cut) = cut.filter(|cut| runs.first().is_some_and(|run| run.start < *cut)) {
+            while let Some(run) = runs.pop_if(|run| run.end > cut) {
+                runs.extend((run.start < cut).then_some(run.start..cut));
+            }
+        }
         self.beat.cursor = runs.last().map_or(0, |run| run.end);
         runs
     }

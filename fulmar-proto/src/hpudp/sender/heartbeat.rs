@@ -79,10 +79,6 @@ impl Sender {
         }
         let first_time = self.book(now, &beat, shared.config);
         self.feedback.infer_loss(first_time, self.counts.data);
-        if std::env::var("TAIL").is_ok() && self.total - self.next < 3000 {
-            let named: u64 = beat.runs.iter().map(|r| r.end - r.start).sum();
-            eprintln!("TAIL {:?} left {} named {named} in {} runs repairs {} parities {} contiguous {} of {} next {} again {} par {} echo+ {:?}", now.duration_since(self.started), self.total - self.next, beat.runs.len(), self.repairs.len(), self.parities.len(), self.contiguous, self.total, self.next, self.counts.retransmitted, self.counts.parities, now.duration_since(self.marks.time_of(self.feedback.echoed())));
-        }
         self.steer(now, &beat, fresh);
         self.ask(shared);
         self.wake = Some(now);
@@ -188,12 +184,17 @@ impl Sender {
             let Some(sent) = self.window.get(seq / BLOCK) else {
                 continue;
             };
-            first_time += u64::from(sent.resent[(seq % BLOCK) as usize] == 0);
-            if self.repairs.contains(seq) || !proof.lost(sent.left(seq)) {
+            let at = (seq % BLOCK) as usize;
+            first_time += u64::from(sent.resent[at] == 0);
+            let late = proof.lost(sent.stamps[at].max(sent.resent[at]), sent.last);
+            if !late || self.repairs.contains(seq) {
                 continue;
             }
             self.repairs.insert(seq..seq + 1);
-            if holes.first().is_some_and(|first| first / BLOCK != seq / BLOCK) {
+            if holes
+                .first()
+                .is_some_and(|first| first / BLOCK != seq / BLOCK)
+            {
                 self.reinforce(&holes, config);
                 holes.clear();
             }
@@ -229,10 +230,9 @@ impl Sender {
         let counts = beat.extension.and_then(|it| it.feedback);
         // An older heartbeat that was overtaken speaks of its own time.
         let highest = counts.map_or(0, |it| it.highest.min(self.feedback.echoed()));
-        let reorder = self.rtt.min().map_or(REORDER_MAX, |rtt| rtt / 8);
-        let reorder = reorder.clamp(REORDER_MIN, REORDER_MAX).as_nanos() as u64;
         Proven {
-            named: ago(cooldown).max(highest.saturating_sub(reorder)),
+            overtaken: highest.saturating_sub(self.reorder().as_nanos() as u64),
+            named: ago(cooldown),
             unnamed: ago(cooldown + self.feedback.interval(true)),
         }
     }
@@ -243,7 +243,8 @@ impl Sender {
             let Some(sent) = self.window.get(seq / BLOCK) else {
                 return;
             };
-            if sent.left(seq) <= proof.unnamed {
+            let at = (seq % BLOCK) as usize;
+            if sent.stamps[at].max(sent.resent[at]) <= proof.unnamed {
                 self.repairs.insert(seq..seq + 1);
             }
         }
@@ -314,21 +315,20 @@ impl Sender {
 /// Stamps up to which what left is known to be lost.
 #[derive(Clone, Copy, Debug)]
 struct Proven {
-    /// If the heartbeat names it.
+    /// If the heartbeat names it, by the order of packets; by time; and by time if it does not.
+    overtaken: u64,
     named: u64,
-    /// If it does not.
     unnamed: u64,
 }
 
 impl Proven {
-    fn lost(&self, left: u64) -> bool {
-        left <= self.named
+    /// Whether a chunk that left under one stamp, and whose block had its last packet under another, is lost. Order is
+    /// judged by blocks: before all that was sent for one is answered for, nobody knows what it lacks.
+    fn lost(&self, chunk: u64, block: u64) -> bool {
+        block <= self.overtaken || chunk <= self.named
     }
 }
 
-/// How much later than a packet sent after it one may arrive: an eighth of a round trip within these bounds (9.5).
-const REORDER_MIN: Duration = Duration::from_millis(1);
-const REORDER_MAX: Duration = Duration::from_millis(25);
 /// Chunks of a lost tail sent again at a time (11).
 const TAIL: u64 = 167;
 const SILENCE: Duration = Duration::from_millis(500);

@@ -109,17 +109,10 @@ struct Sent {
     stamps: Vec<u64>,
     /// Stamp under which each chunk would have left last, had it not kept its first; 0 if it left once.
     resent: Vec<u64>,
-    /// Parity indices used; each is sealed once. And the stamp of the last one sent.
+    /// The same of the last packet of the block, parity too.
+    last: u64,
+    /// Parity indices used; each is sealed once.
     parity_used: u8,
-    parity_left: u64,
-}
-
-impl Sent {
-    /// When a chunk, or parity that may stand for it, left last, as a stamp.
-    fn left(&self, seq: u64) -> u64 {
-        let at = (seq % BLOCK) as usize;
-        self.stamps[at].max(self.resent[at]).max(self.parity_left)
-    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -280,8 +273,8 @@ impl Sender {
             bytes,
             stamps: vec![0; k],
             resent: vec![0; k],
+            last: 0,
             parity_used: 0,
-            parity_left: 0,
         };
         if self.window.push(sent).is_none() {
             self.on_abort(now, Reason::INVALID, shared);

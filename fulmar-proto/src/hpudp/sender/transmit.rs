@@ -216,8 +216,15 @@ impl Sender {
 
     /// Packets that leave in the time in which a loss is noticed: what one more round trip at the end is worth.
     pub(super) fn flight(&self) -> f64 {
-        let round = self.rtt.smoothed().unwrap_or(COOLDOWN) + self.feedback.interval(true);
+        let answer = self.rtt.smoothed().unwrap_or(COOLDOWN) + self.feedback.interval(true);
+        let round = answer + self.reorder();
         self.controller.rate() / DATAGRAM_MAX as f64 * round.as_secs_f64()
+    }
+
+    /// How much later than a packet sent after it one may arrive (9.5).
+    pub(super) fn reorder(&self) -> Duration {
+        let eighth = self.rtt.min().map_or(REORDER_MAX, |rtt| rtt / 8);
+        eighth.clamp(REORDER_MIN, REORDER_MAX)
     }
 
     /// Whether everything else will have left by the time that a loss of now can be repaired, so that repairing it
@@ -238,6 +245,7 @@ impl Sender {
         let issued = self.marks.issue(now);
         let at = (seq % BLOCK) as usize;
         let again = sent.stamps[at] != 0;
+        sent.last = issued;
         if again {
             sent.resent[at] = issued;
         }
@@ -290,7 +298,7 @@ impl Sender {
             flags: if last { flag::END } else { 0 },
             stamp: self.marks.issue(now),
         };
-        sent.parity_left = header.stamp;
+        sent.last = header.stamp;
         let mut payload = [0; CHUNK_PLAIN];
         let payload = &mut payload[..self.chunk];
         encoder.parity(index, &sent.bytes, payload);
@@ -358,6 +366,9 @@ const UNHEARD: u64 = 2_000_000 / DATAGRAM_MAX as u64;
 /// Under the published rules the last repairs leave in batches of ten, two milliseconds apart (11).
 const TEARDOWN_BATCH: u64 = 10;
 const TEARDOWN_PAUSE: Duration = Duration::from_millis(2);
+/// Reordering that is expected: an eighth of a round trip, within these bounds.
+const REORDER_MIN: Duration = Duration::from_millis(1);
+const REORDER_MAX: Duration = Duration::from_millis(25);
 /// Beyond two round trips, how long a packet counts as in flight.
 const STALL: Duration = Duration::from_millis(20);
 /// The same where it is the receiver's room that limits.
