@@ -204,7 +204,7 @@ fn a_drop_tail_queue_is_not_kept_overflowing() {
 fn two_transfers_share_a_bottleneck() {
     for queue_ms in [12, 50, 200] {
         for starts in [[0, 0], [0, 5_000]] {
-            let (bytes, dropped) = share(queue_ms, &starts, 10_000, 40_000, 1);
+            let (bytes, dropped) = share(queue_ms, &starts, 10_000, 40_000, 2);
             let ratio = bytes[0] as f64 / bytes[1] as f64;
             let used = (bytes[0] + bytes[1]) as f64 / 375e6;
             println!(

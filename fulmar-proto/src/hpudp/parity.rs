@@ -81,8 +81,8 @@ mod tests {
         assert_eq!(enough(100, 0.001, 10_000.0), 103);
         assert_eq!(
             enough(1, 0.5, 1000.0),
-            10,
-            "copies of one packet: 2^-10 is worth less than one in 1000"
+            9,
+            "a tenth copy would save the round trip once in 1024"
         );
         assert_eq!(enough(255, 0.9, 1e6), 255);
         assert_eq!(enough(0, 0.5, 1e6), 0);

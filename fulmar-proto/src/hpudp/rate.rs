@@ -154,6 +154,8 @@ pub(super) struct Delivery {
     /// Delivered wire bytes a second of the last rounds.
     delivered: VecDeque<f64>,
     round: Round,
+    /// The first round is over.
+    begun: bool,
     /// Rounds of growth since the last congestion.
     calm: u32,
     calm_before: u32,
@@ -201,6 +203,7 @@ impl Delivery {
             interrupted: None,
             delivered: VecDeque::with_capacity(MEMORY),
             round: Round::default(),
+            begun: false,
             calm: 0,
             calm_before: 0,
             settled_at: None,
@@ -258,7 +261,8 @@ impl Delivery {
         let seen = if fast { delay + growth } else { delay };
         let queued = seen > self.base_delay + limit;
         let busy = left > 0.7 * self.rate;
-        if self.delivered.is_empty() && !queued {
+        let first = !std::mem::replace(&mut self.begun, true);
+        if first && !queued {
             // The first packets left slower than anything the path has shown: what they lost is its own.
             let (sent, received) = round.before;
             if sent >= ROUND_MIN {
@@ -273,6 +277,7 @@ impl Delivery {
             self.remember(arrived.min(left * 1.05));
         }
         self.found |= queued;
+        if std::env::var("TRACE").is_ok() { eprintln!("{:p} {:?} rate {:.2} loss {:.3} base {:.3} ceil {:.3} arrived {:.2} left {:.2} delay {:.1} basedelay {:.1} lossy {lossy} queued {queued} busy {busy} sent {} calm {}", self, self.mode, self.rate/1e6, loss, self.base_loss, self.loss_ceiling, arrived/1e6, left/1e6, delay*1e3, self.base_delay*1e3, round.sent, self.calm); }
         match self.mode {
             Mode::Startup if lossy || queued => {
                 self.interrupted = Some(self.rate);
@@ -291,8 +296,10 @@ impl Delivery {
             Mode::Measure { deep } => {
                 self.base_delay += (delay - self.base_delay) * 0.5;
                 self.found |= loss < 0.5 * self.suspect;
-                if deep {
+                if deep || loss + margin(loss, round.sent) < self.base_loss {
                     self.rebase(loss, round.sent);
+                }
+                if deep {
                     // Not our loss: what growth had earned stands.
                     self.calm = self.calm_before;
                 } else if lossy {
