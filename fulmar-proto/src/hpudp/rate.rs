@@ -143,6 +143,8 @@ pub(super) struct Delivery {
     /// Loss and queueing delay (seconds) that are there when we are not the cause.
     base_loss: f64,
     base_delay: f64,
+    /// Packets the loss baseline was measured with.
+    base_sent: f64,
     /// Most that the loss baseline may drift up to without another deep Settle.
     loss_ceiling: f64,
     /// Congestion has been seen, so the capacity is known and growth goes by small steps.
@@ -197,6 +199,7 @@ impl Delivery {
             mode: Mode::Startup,
             base_loss: 0.0,
             base_delay: 0.0,
+            base_sent: 0.0,
             loss_ceiling: 0.0,
             found: false,
             suspect: 0.0,
@@ -229,9 +232,14 @@ impl Delivery {
         round.received += report.received;
         round.received_over += report.received_over.as_secs_f64();
         round.min_rtt = [round.min_rtt, report.rtt].into_iter().flatten().min();
-        let over =
-            report.echoed >= round.until && round.sent >= ROUND_MIN && round.received_over > 0.0;
-        if !over {
+        let counted = round.sent >= ROUND_MIN && round.received_over > 0.0;
+        let over = match self.mode {
+            Mode::Startup => round.sent_over >= step(report.min_rtt).as_secs_f64(),
+            Mode::Settle { .. } | Mode::Measure { .. } | Mode::Cruise => {
+                report.echoed >= round.until
+            }
+        };
+        if !(counted && over) {
             return;
         }
         let round = std::mem::replace(
@@ -257,36 +265,41 @@ impl Delivery {
         let limit = delay_limit(min_rtt).as_secs_f64();
         // What the queue grew by while these packets came: the least round trip is that of the round's beginning.
         let growth = (round.received_over - round.sent_over).max(0.0);
-        let fast = self.mode == Mode::Startup || self.mode == Mode::Cruise && self.calm > CALM;
+        let fast = self.mode == Mode::Cruise && self.calm > CALM;
         let seen = if fast { delay + growth } else { delay };
         let queued = seen > self.base_delay + limit;
         let busy = left > 0.7 * self.rate;
+        let (sent, received) = round.before;
         let first = !std::mem::replace(&mut self.begun, true);
-        if first && !queued {
-            // The first packets left slower than anything the path has shown: what they lost is its own.
-            let (sent, received) = round.before;
-            if sent >= ROUND_MIN {
-                self.rebase((1.0 - received / sent).clamp(0.0, 1.0), sent);
-            }
+        if first && !queued && self.mode == Mode::Cruise && sent >= ROUND_MIN {
+            // The packets before the burst was answered for left slower than anything the path has shown: what they
+            // lost is its own.
+            self.rebase((1.0 - received / sent).clamp(0.0, 1.0), sent);
         }
         let known = self.base_loss.max(self.loss_ceiling);
         let lossy = loss > known + margin(known, round.sent);
         // A round in which we had little to send shows no capacity; and what arrived cannot have outrun what left
         // for long: a compressed burst of arrivals is no capacity either.
-        if busy {
+        if busy || self.mode == Mode::Startup {
             self.remember(arrived.min(left * 1.05));
         }
         self.found |= queued;
-        if std::env::var("TRACE").is_ok() { eprintln!("{:p} {:?} rate {:.2} loss {:.3} base {:.3} ceil {:.3} arrived {:.2} left {:.2} delay {:.1} basedelay {:.1} lossy {lossy} queued {queued} busy {busy} sent {} calm {}", self, self.mode, self.rate/1e6, loss, self.base_loss, self.loss_ceiling, arrived/1e6, left/1e6, delay*1e3, self.base_delay*1e3, round.sent, self.calm); }
         match self.mode {
-            Mode::Startup if lossy || queued => {
-                self.interrupted = Some(self.rate);
-                // Nothing is known of the path yet: find out in one step.
-                self.settle(report, loss, delay, lossy);
+            Mode::Startup if queued || lossy && self.base_sent > 0.0 => {
+                self.interrupted = (!queued).then_some(self.rate);
+                // Where nothing was ever sent more slowly, nothing is known of the path: find out in one step.
+                let known = self.calm > 0 || self.settled_at.is_some();
+                self.settle(report, loss, delay, lossy || !known);
             }
             Mode::Startup => {
-                if busy {
-                    self.rate *= 2.0;
+                // What slower packets lose is the path's own.
+                let packets = self.base_sent + round.sent;
+                let lost = self.base_loss * self.base_sent + loss * round.sent;
+                self.rebase(lost / packets, packets);
+                // These packets left at this rate and no queue grew: twice as many may.
+                if round.received_over <= STRETCH * round.sent_over && 2.0 * left > self.rate {
+                    self.rate = 2.0 * left;
+                    self.calm += 1;
                 }
             }
             Mode::Settle { deep } => {
@@ -349,7 +362,7 @@ impl Delivery {
 
     /// What was lost at half the rate was not our doing.
     fn rebase(&mut self, loss: f64, sent: f64) {
-        self.base_loss = loss;
+        (self.base_loss, self.base_sent) = (loss, sent);
         self.loss_ceiling = loss + 2.0 * (loss * (1.0 - loss) / sent).sqrt();
     }
 
@@ -398,6 +411,12 @@ fn margin(base: f64, sent: f64) -> f64 {
     (3.0 * (p * (1.0 - p) / sent).sqrt() + 1.5 / sent).max(0.02)
 }
 
+/// How much of what left makes a step of Startup.
+fn step(min_rtt: Option<Duration>) -> Duration {
+    let eighth = min_rtt.map_or(Duration::ZERO, |rtt| rtt / 8);
+    eighth.max(Duration::from_millis(2))
+}
+
 /// Queueing delay that counts as congestion.
 fn delay_limit(min_rtt: Duration) -> Duration {
     (min_rtt / 8).clamp(Duration::from_millis(2), Duration::from_millis(15))
@@ -411,6 +430,8 @@ const ROUND_MIN: f64 = 16.0;
 const EAGER: f64 = 0.25;
 /// Rounds without congestion after which growth gets faster.
 const CALM: u32 = 4;
+/// Packets that take this much longer to come than they took to leave show that Startup is near the capacity.
+const STRETCH: f64 = 1.1;
 /// How much of the burst's bandwidth to use at once.
 const TRUST: f64 = 0.9;
 /// A lossy path's baseline is measured anew this often.
