@@ -157,11 +157,8 @@ where
         loop {
             let name = source.name().to_owned();
             let request = Request {
-                to,
-                name: name.clone(),
-                size: source.size(),
-                hash,
                 encrypt,
+                ..Request::new(to, name.clone(), source.size(), hash)
             };
             match self.session(path, &source, request)? {
                 Ok((snapshot, encrypted)) => {
@@ -302,6 +299,7 @@ where
                 | Event::Finished { .. }
                 | Event::Closed { .. }
                 | Event::Offered { .. }
+                | Event::Asked { .. }
                 | Event::Chunk { .. }
                 | Event::Received { .. } => {}
             }
