@@ -419,7 +419,11 @@ fn giver(
             verdicts.lock().unwrap().push((tag, reason));
             events.extend(end(tag, Err(Failure::Aborted(reason)), 0));
         }
-        Command::Send { .. } | Command::Supply { .. } => panic!("not a receiver's"),
+        Command::Send { .. }
+        | Command::Pull { .. }
+        | Command::Serve { .. }
+        | Command::Have { .. }
+        | Command::Supply { .. } => panic!("not a receiver's"),
     })
 }
 
@@ -650,7 +654,12 @@ fn an_offer_alone_makes_no_file_and_ends_nothing() {
                 hash: xxh64(b"abc", 0),
             }),
             Command::Verified { tag } => events.extend(end(tag, Ok(()), 3)),
-            Command::Send { .. } | Command::Supply { .. } | Command::Abort { .. } => {
+            Command::Send { .. }
+            | Command::Pull { .. }
+            | Command::Serve { .. }
+            | Command::Have { .. }
+            | Command::Supply { .. }
+            | Command::Abort { .. } => {
                 panic!("unexpected")
             }
         },
@@ -707,7 +716,12 @@ fn what_cannot_be_made_when_its_first_bytes_come_ends_the_session() {
             events.extend(end(tag, Err(Failure::Aborted(reason)), 10));
         }
         Command::Stored { len, .. } => assert_eq!(len, 5),
-        Command::Send { .. } | Command::Supply { .. } | Command::Verified { .. } => {
+        Command::Send { .. }
+        | Command::Pull { .. }
+        | Command::Serve { .. }
+        | Command::Have { .. }
+        | Command::Supply { .. }
+        | Command::Verified { .. } => {
             panic!("unexpected")
         }
     });
@@ -749,7 +763,12 @@ fn bytes_beyond_the_announced_size_end_the_session() {
             events.extend(end(tag, Err(Failure::Aborted(reason)), 10));
         }
         Command::Stored { len, .. } => assert_eq!(len, 5),
-        Command::Send { .. } | Command::Supply { .. } | Command::Verified { .. } => {
+        Command::Send { .. }
+        | Command::Pull { .. }
+        | Command::Serve { .. }
+        | Command::Have { .. }
+        | Command::Supply { .. }
+        | Command::Verified { .. } => {
             panic!("unexpected")
         }
     });
