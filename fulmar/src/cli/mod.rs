@@ -8,6 +8,7 @@
 mod bench;
 mod demo;
 mod fault;
+mod key;
 mod link;
 mod recv;
 mod send;
@@ -49,6 +50,9 @@ enum Verb {
     Send(send::Options),
     /// Receive files into a directory
     Recv(recv::Options),
+    /// Show, change and forget the keys that say who is who
+    #[command(subcommand, arg_required_else_help = false)]
+    Key(key::Verb),
     /// Run a protocol over a simulated link, in virtual time
     #[command(subcommand, arg_required_else_help = false)]
     Sim(sim::Protocol),
@@ -64,6 +68,7 @@ pub(crate) fn run() -> ExitCode {
         Ok(cli) => match cli.verb {
             Verb::Send(options) => send::run(&options),
             Verb::Recv(options) => recv::run(&options),
+            Verb::Key(verb) => key::run(&verb),
             Verb::Sim(sim::Protocol::Hpudp(options)) => sim::run(&options),
             Verb::Demo(options) => demo::run(&options),
             Verb::Bench(options) => bench::run(&options),

@@ -82,7 +82,14 @@ fn resolve(text: &str) -> Result<SocketAddr, Fault> {
     }
 }
 
+/// `HOST[:PORT]` as a host without brackets, and a port.
 fn split(text: &str) -> Result<(&str, u16), Fault> {
+    let (host, port) = split_port(text)?;
+    Ok((host, port.unwrap_or(PORT)))
+}
+
+/// `HOST[:PORT]` as a host without brackets, and the port if there is one.
+pub(super) fn split_port(text: &str) -> Result<(&str, Option<u16>), Fault> {
     let wrong = |problem: &str| {
         Fault::usage(format!(
             "HOST[:PORT] {text:?} {problem}; write a name or an address, with a port from 1 to 65535 if it is not {PORT}, \
@@ -91,7 +98,7 @@ fn split(text: &str) -> Result<(&str, u16), Fault> {
     };
     // An IPv6 address has colons of its own.
     if text.parse::<IpAddr>().is_ok() {
-        return Ok((text, PORT));
+        return Ok((text, None));
     }
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -119,12 +126,10 @@ fn split(text: &str) -> Result<(&str, u16), Fault> {
     if host.is_empty() {
         return Err(wrong("has no host"));
     }
-    match port.map_or(Ok(PORT), str::parse) {
-        Ok(1..) => Ok((
-            host,
-            port.and_then(|port| port.parse().ok()).unwrap_or(PORT),
-        )),
-        Ok(0) | Err(_) => Err(wrong("has a port that is none")),
+    match port.map(str::parse) {
+        None => Ok((host, None)),
+        Some(Ok(port @ 1..)) => Ok((host, Some(port))),
+        Some(Ok(0) | Err(_)) => Err(wrong("has a port that is none")),
     }
 }
 

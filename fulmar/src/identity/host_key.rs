@@ -49,6 +49,24 @@ pub enum KeyError {
     Entropy(getrandom::Error),
 }
 
+impl KeyError {
+    /// What to try next.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Storage(_) => {
+                "check the path and who may read it, or name another file with --key-file"
+            }
+            Self::Exposed(_) => {
+                "make it a file of your own with mode 0600; if others may have read it, `fulmar key rotate` after that"
+            }
+            Self::Damaged(_) => {
+                "restore it from a copy; without one, move it away and let every peer forget this host"
+            }
+            Self::Entropy(_) => "look at the system's log",
+        }
+    }
+}
+
 impl HostKey {
     /// The key at `path`; a new one if there is no file of that name. Its directory is made as well.
     ///

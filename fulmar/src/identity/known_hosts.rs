@@ -88,6 +88,24 @@ pub enum KnownHostsError {
     Host(String),
 }
 
+impl KnownHostsError {
+    /// What to try next.
+    pub fn advice(&self) -> String {
+        match self {
+            Self::Storage(_) => {
+                "check the path and who may write to it, or name another file with --known-hosts".into()
+            }
+            Self::Exposed(_) => {
+                "make it a file of your own that nobody else can write to, and see that its lines are yours".into()
+            }
+            Self::Conflict { host } => {
+                format!("if the key at the other side was changed, `fulmar key forget {host}`")
+            }
+            Self::Host(_) => "write a name or an address".into(),
+        }
+    }
+}
+
 impl KnownHosts {
     /// Reads the file at `path`; none is as good as an empty one.
     ///
