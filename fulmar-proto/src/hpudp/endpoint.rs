@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
-use super::config::{Config, FILE_MAX, NAME_MAX};
+use super::config::{Config, DATAGRAM_MAX, FILE_MAX, NAME_MAX};
 use super::keys::Entropy;
 use super::packet::{Header, Kind, SessionReq, control, feature};
 use super::receiver::Receiver;
@@ -15,7 +15,7 @@ use super::sender::Sender;
 use super::session::{Common, Counter, Proof, Shared};
 use super::{Command, Event, Reason, Request, Tag};
 use crate::crypto::Secret;
-use crate::engine::{self, Counters, Meta, Transmit};
+use crate::engine::{self, Bitrate, Counters, Meta, Transmit};
 
 /// All HP-UDP sessions of one socket, sending and receiving.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub struct Endpoint {
     replies: VecDeque<(SocketAddr, Vec<u8>)>,
     replied_at: Option<Instant>,
     next_tag: u64,
+    /// What all senders together may use.
+    limit: Option<Bitrate>,
     /// Who sent last.
     turn: Option<Key>,
 }
@@ -65,6 +67,7 @@ impl Endpoint {
             replies: VecDeque::new(),
             replied_at: None,
             next_tag: 1 << 63,
+            limit: None,
             turn: None,
         }
     }
@@ -158,6 +161,26 @@ impl Endpoint {
         let sender = Sender::new(now, tag, request, id, secret, base, &mut shared);
         self.tags.insert(tag, key);
         self.sessions.insert(key, Session::Sender(Box::new(sender)));
+        self.share_limit(now);
+    }
+
+    /// Divides what this endpoint may send among the sessions that send.
+    fn share_limit(&mut self, now: Instant) {
+        let senders = self
+            .sessions
+            .values_mut()
+            .filter_map(|session| match session {
+                Session::Sender(it) if !it.is_over() => Some(it),
+                Session::Sender(_) | Session::Receiver(_) => None,
+            });
+        let senders: Vec<_> = senders.collect();
+        let config = &self.common.config;
+        let share = self.limit.map(|limit| {
+            let share = limit.bytes_per_sec() / (senders.len() as u64).max(1);
+            Bitrate::from_bytes_per_sec(share.max(LEAST_SHARE))
+        });
+        let cap = [share, config.max_rate].into_iter().flatten().min();
+        senders.into_iter().for_each(|it| it.set_cap(now, cap));
     }
 
     fn on_request(&mut self, now: Instant, from: SocketAddr, header: &Header, datagram: &[u8]) {
@@ -375,6 +398,10 @@ impl engine::Endpoint for Endpoint {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
+        if self.limit.is_some() {
+            // Some sessions may have ended since, and leave their shares to the others.
+            self.share_limit(now);
+        }
         let mut at = self.key_after(None);
         while let Some(key) = at {
             self.with(now, key, |session, shared| match session {
@@ -393,6 +420,10 @@ impl engine::Endpoint for Endpoint {
             | Command::Stored { tag, .. }
             | Command::Verified { tag }
             | Command::Abort { tag, .. } => *tag,
+            Command::Limit { rate } => {
+                self.limit = *rate;
+                return self.share_limit(now);
+            }
         };
         if let Command::Send { tag, request } = command {
             return self.send(now, tag, request);
@@ -544,6 +575,8 @@ const SESSIONS: usize = 1024;
 const HALF_OPEN: usize = 256;
 /// Ended sessions that are remembered.
 const ENDED: usize = 1024;
+/// Bytes a second that a session may send under any limit: a packet, or its peer would think it dead.
+const LEAST_SHARE: u64 = DATAGRAM_MAX as u64;
 /// Stragglers of one ended session are not answered more often.
 const STRAGGLERS: Duration = Duration::from_millis(100);
 /// Such answers that wait to leave.

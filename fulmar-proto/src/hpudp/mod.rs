@@ -100,6 +100,12 @@ pub enum Command {
         /// Session.
         tag: Tag,
     },
+    /// From now on, all sessions of this endpoint together send no faster than this; `None` lifts it.
+    /// [`Config::max_rate`] goes on to bound each of them.
+    Limit {
+        /// UDP payload, in equal shares for the sessions that send.
+        rate: Option<Bitrate>,
+    },
     /// End a session and tell the peer why: refuse an offer, report a hash mismatch or a full disk, or give up
     /// sending.
     Abort {

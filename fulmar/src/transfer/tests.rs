@@ -131,7 +131,10 @@ fn taker(
             }
         }
         Command::Abort { tag, reason } => events.extend(end(tag, Err(Failure::Aborted(reason)), 0)),
-        Command::Accept { .. } | Command::Stored { .. } | Command::Verified { .. } => {
+        Command::Limit { .. }
+        | Command::Accept { .. }
+        | Command::Stored { .. }
+        | Command::Verified { .. } => {
             panic!("not a sender's")
         }
     })
@@ -403,7 +406,9 @@ fn giver(
             verdicts.lock().unwrap().push((tag, reason));
             events.extend(end(tag, Err(Failure::Aborted(reason)), 0));
         }
-        Command::Send { .. } | Command::Supply { .. } => panic!("not a receiver's"),
+        Command::Send { .. } | Command::Limit { .. } | Command::Supply { .. } => {
+            panic!("not a receiver's")
+        }
     })
 }
 
@@ -622,7 +627,10 @@ fn an_offer_alone_makes_no_file_and_ends_nothing() {
             }),
             Command::Stored { tag, .. } => events.push_back(Event::Received { tag }),
             Command::Verified { tag } => events.extend(end(tag, Ok(()), 3)),
-            Command::Send { .. } | Command::Supply { .. } | Command::Abort { .. } => {
+            Command::Send { .. }
+            | Command::Limit { .. }
+            | Command::Supply { .. }
+            | Command::Abort { .. } => {
                 panic!("unexpected")
             }
         },
@@ -676,7 +684,10 @@ fn what_cannot_be_made_when_its_first_bytes_come_ends_the_session() {
             events.extend(end(tag, Err(Failure::Aborted(reason)), 10));
         }
         Command::Stored { len, .. } => assert_eq!(len, 5),
-        Command::Send { .. } | Command::Supply { .. } | Command::Verified { .. } => {
+        Command::Send { .. }
+        | Command::Limit { .. }
+        | Command::Supply { .. }
+        | Command::Verified { .. } => {
             panic!("unexpected")
         }
     });
@@ -715,7 +726,10 @@ fn bytes_beyond_the_announced_size_end_the_session() {
             events.extend(end(tag, Err(Failure::Aborted(reason)), 10));
         }
         Command::Stored { len, .. } => assert_eq!(len, 5),
-        Command::Send { .. } | Command::Supply { .. } | Command::Verified { .. } => {
+        Command::Send { .. }
+        | Command::Limit { .. }
+        | Command::Supply { .. }
+        | Command::Verified { .. } => {
             panic!("unexpected")
         }
     });

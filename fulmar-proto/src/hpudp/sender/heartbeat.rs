@@ -11,7 +11,6 @@ use super::super::packet::{Header, Heartbeat};
 use super::super::rate::Report;
 use super::super::session::{Counter, Proof, Shared, Timer};
 use super::{COOLDOWN, READ_AHEAD, Sender, State};
-use crate::engine::Bitrate;
 
 impl Sender {
     /// Everything a heartbeat tells (7, 8, 9).
@@ -286,10 +285,7 @@ impl Sender {
             interval: self.feedback.interval(false),
         };
         self.controller.on_report(&report);
-        self.pacer.set_rate(
-            now,
-            Bitrate::from_bytes_per_sec(self.controller.rate() as u64),
-        );
+        self.pace(now);
     }
 
     /// Wire bytes per file byte sent for the first time.
