@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fulmar::transfer::{self, Encryption, SendOptions};
-use fulmar_proto::engine::Bitrate;
 
 use super::fault::{Exit, Fault};
-use super::{PORT, Pace, Talk, rate, stop_on_signals};
+use super::pace::{Bounds, Pace};
+use super::{PORT, Talk, stop_on_signals};
 use crate::ui::{Narrator, Role};
 
 /// The options of `fulmar send`.
@@ -29,11 +29,10 @@ pub(super) struct Options {
     /// Send in the clear if the receiver says that it cannot decrypt; anybody on the way can forge that
     #[arg(long)]
     allow_plain: bool,
-    /// Never send faster than this, all headers but IP's included, such as 50M
-    #[arg(long, value_name = "RATE", value_parser = rate)]
-    rate: Option<Bitrate>,
     #[command(flatten)]
     pace: Pace,
+    #[command(flatten)]
+    bounds: Bounds,
     #[command(flatten)]
     talk: Talk,
 }
@@ -51,11 +50,13 @@ impl Options {
 /// Runs `fulmar send`.
 pub(super) fn run(options: &Options) -> Result<(), Fault> {
     let voice = options.talk.voice();
-    let config = options.pace.config(options.rate)?;
+    let config = options.pace.config(&options.bounds)?;
     let to = resolve(&options.host).map_err(|fault| fault.told(voice))?;
     let send = SendOptions {
         encrypt: options.encryption(),
         config,
+        bwlimit: options.bounds.bwlimit().clone(),
+        dscp: options.bounds.dscp(),
         stop: stop_on_signals()?,
         ..SendOptions::new(to)
     };
