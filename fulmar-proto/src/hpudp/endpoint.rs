@@ -15,7 +15,7 @@ use super::sender::Sender;
 use super::session::{Common, Counter, Proof, Shared};
 use super::{Command, Event, Reason, Request, Tag};
 use crate::crypto::Secret;
-use crate::engine::{self, Bitrate, Counters, Meta, Transmit};
+use crate::engine::{self, Bitrate, Counters, Figure, Meta, Transmit};
 
 /// All HP-UDP sessions of one socket, sending and receiving.
 #[derive(Debug)]
@@ -46,6 +46,25 @@ struct Ended {
     verdict: Option<Vec<u8>>,
     /// A straggler draws no answer before.
     quiet_until: Instant,
+}
+
+/// What a session does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Sending,
+    Offered,
+    Receiving,
+    Lingering,
+}
+
+impl Role {
+    /// In order.
+    const NAMED: [(Self, &'static str); 4] = [
+        (Self::Sending, "sending"),
+        (Self::Offered, "offered"),
+        (Self::Receiving, "receiving"),
+        (Self::Lingering, "lingering"),
+    ];
 }
 
 #[derive(Debug)]
@@ -197,6 +216,7 @@ impl Endpoint {
             return;
         }
         if let Err(reason) = self.admit(now, key, &request) {
+            self.common.rejects.count(reason);
             self.reply(now, from, control(Kind::Reject, key.1, &[reason.0], 0));
             return;
         }
@@ -350,6 +370,9 @@ impl Endpoint {
     fn reply(&mut self, now: Instant, to: SocketAddr, bytes: Vec<u8>) {
         if self.replies.len() < REPLIES {
             self.replied_at = Some(now);
+            self.common
+                .counters
+                .add(Counter::Unproved, bytes.len() as u64);
             self.replies.push_back((to, bytes));
         }
     }
@@ -500,9 +523,40 @@ impl engine::Endpoint for Endpoint {
         let replies = self.replied_at.filter(|_| !self.replies.is_empty());
         sessions.chain(replies).min()
     }
+
+    fn figures(&self) -> Vec<Figure> {
+        let mut sessions = [0; Role::NAMED.len()];
+        self.sessions
+            .values()
+            .for_each(|session| sessions[session.role() as usize] += 1);
+        let sessions = Role::NAMED
+            .iter()
+            .zip(sessions)
+            .map(|(&(_, state), value)| Figure {
+                name: "sessions",
+                help: "Sessions now, by what they do.",
+                gauge: true,
+                label: Some(("state", state)),
+                value,
+            });
+        sessions
+            .chain(self.common.rejects.figures())
+            .chain(self.common.counters.figures())
+            .collect()
+    }
 }
 
 impl Session {
+    /// What it does, for whoever counts sessions.
+    fn role(&self) -> Role {
+        match self {
+            Self::Sender(it) if !it.is_over() => Role::Sending,
+            Self::Receiver(it) if it.is_half_open() => Role::Offered,
+            Self::Receiver(it) if !it.is_over() => Role::Receiving,
+            Self::Sender(_) | Self::Receiver(_) => Role::Lingering,
+        }
+    }
+
     fn tag(&self) -> Tag {
         match self {
             Self::Sender(it) => it.tag,

@@ -304,6 +304,7 @@ impl Sender {
         if self.is_over() {
             return;
         }
+        shared.rejects.count(reason);
         self.outgoing
             .push_back(control(Kind::Reject, self.id, &[reason.0], 0));
         self.end(now, Err(Failure::Aborted(reason)), shared);
