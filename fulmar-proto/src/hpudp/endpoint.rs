@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
-use super::config::{Config, FILE_MAX, NAME_MAX};
+use super::config::{Config, DATAGRAM_MAX, FILE_MAX, NAME_MAX};
 use super::keys::Entropy;
 use super::packet::{Header, Kind, PullReq, PushReq, SessionReq, control};
 use super::pull::{Asked, Pull};
@@ -16,7 +16,7 @@ use super::sender::{self, Sender};
 use super::session::{Common, Counter, Proof, Shared};
 use super::{Command, Event, Failure, Reason, Request, Tag, Via, Wish};
 use crate::crypto::Secret;
-use crate::engine::{self, Counters, Meta, Transmit};
+use crate::engine::{self, Bitrate, Counters, Figure, Meta, Transmit};
 
 /// All HP-UDP sessions of one socket, sending and receiving.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub struct Endpoint {
     replies: VecDeque<(SocketAddr, Vec<u8>)>,
     replied_at: Option<Instant>,
     next_tag: u64,
+    /// What all senders together may use.
+    limit: Option<Bitrate>,
     /// Who sent last.
     turn: Option<Key>,
 }
@@ -45,6 +47,25 @@ struct Ended {
     verdict: Option<Vec<u8>>,
     /// A straggler draws no answer before.
     quiet_until: Instant,
+}
+
+/// What a session does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Sending,
+    Offered,
+    Receiving,
+    Lingering,
+}
+
+impl Role {
+    /// In order.
+    const NAMED: [(Self, &'static str); 4] = [
+        (Self::Sending, "sending"),
+        (Self::Offered, "offered"),
+        (Self::Receiving, "receiving"),
+        (Self::Lingering, "lingering"),
+    ];
 }
 
 #[derive(Debug)]
@@ -70,6 +91,7 @@ impl Endpoint {
             replies: VecDeque::new(),
             replied_at: None,
             next_tag: 1 << 63,
+            limit: None,
             turn: None,
         }
     }
@@ -154,6 +176,29 @@ impl Endpoint {
         let sender = Sender::call(now, tag, request, start, &mut shared);
         self.tags.insert(tag, key);
         self.sessions.insert(key, Session::Sender(Box::new(sender)));
+        self.share_limit(now);
+    }
+
+    /// Divides what this endpoint may send among the sessions that send.
+    fn share_limit(&mut self, now: Instant) {
+        let senders = self
+            .sessions
+            .values_mut()
+            .filter_map(|session| match session {
+                Session::Sender(it) if !it.is_over() => Some(it),
+                Session::Sender(_)
+                | Session::Receiver(_)
+                | Session::Pull(_)
+                | Session::Asked(_) => None,
+            });
+        let senders: Vec<_> = senders.collect();
+        let config = &self.common.config;
+        let share = self.limit.map(|limit| {
+            let share = limit.bytes_per_sec() / (senders.len() as u64).max(1);
+            Bitrate::from_bytes_per_sec(share.max(LEAST_SHARE))
+        });
+        let cap = [share, config.max_rate].into_iter().flatten().min();
+        senders.into_iter().for_each(|it| it.set_cap(now, cap));
     }
 
     fn pull(&mut self, now: Instant, tag: Tag, wish: Wish) {
@@ -193,10 +238,12 @@ impl Endpoint {
             }
         };
         self.sessions.insert(key, session);
+        self.share_limit(now);
     }
 
     /// What a peer asked for is not to be had.
     fn turn_down(&mut self, now: Instant, key: Key, reason: Reason) {
+        self.common.rejects.count(reason);
         self.with(now, key, |session, shared| {
             if let Session::Asked(it) = session {
                 it.close(shared);
@@ -279,6 +326,7 @@ impl Endpoint {
             .and_then(|()| offer.check(&self.common.config))
             .and_then(|()| self.make_room(now));
         if let Err(reason) = admitted {
+            self.common.rejects.count(reason);
             return self.reply(now, key.0, control(Kind::Reject, key.1, &[reason.0], 0));
         }
         let secret = Secret::from_bytes(self.entropy.bytes());
@@ -329,6 +377,7 @@ impl Endpoint {
             .and_then(|()| sealed.then_some(()).ok_or(Reason::NEEDS_ENCRYPTION))
             .and_then(|()| self.make_room(now));
         if let Err(reason) = admitted {
+            self.common.rejects.count(reason);
             return self.reply(now, from, control(Kind::Reject, key.1, &[reason.0], 0));
         }
         let tag = self.new_tag();
@@ -557,6 +606,9 @@ impl Endpoint {
     fn reply(&mut self, now: Instant, to: SocketAddr, bytes: Vec<u8>) {
         if self.replies.len() < REPLIES {
             self.replied_at = Some(now);
+            self.common
+                .counters
+                .add(Counter::Unproved, bytes.len() as u64);
             self.replies.push_back((to, bytes));
         }
     }
@@ -617,6 +669,10 @@ impl engine::Endpoint for Endpoint {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
+        if self.limit.is_some() {
+            // Some sessions may have ended since, and leave their shares to the others.
+            self.share_limit(now);
+        }
         let mut at = self.key_after(None);
         while let Some(key) = at {
             self.with(now, key, |session, shared| match session {
@@ -640,6 +696,10 @@ impl engine::Endpoint for Endpoint {
             | Command::Stored { tag, .. }
             | Command::Verified { tag }
             | Command::Abort { tag, .. } => *tag,
+            Command::Limit { rate } => {
+                self.limit = *rate;
+                return self.share_limit(now);
+            }
         };
         if let Command::Send { tag, request } = command {
             return self.send(now, tag, request);
@@ -670,6 +730,7 @@ impl engine::Endpoint for Endpoint {
                 Command::Send { .. }
                 | Command::Pull { .. }
                 | Command::Have { .. }
+                | Command::Limit { .. }
                 | Command::Supply { .. }
                 | Command::Accept { .. }
                 | Command::Stored { .. }
@@ -738,9 +799,42 @@ impl engine::Endpoint for Endpoint {
         let replies = self.replied_at.filter(|_| !self.replies.is_empty());
         sessions.chain(replies).min()
     }
+
+    fn figures(&self) -> Vec<Figure> {
+        let mut sessions = [0; Role::NAMED.len()];
+        self.sessions
+            .values()
+            .for_each(|session| sessions[session.role() as usize] += 1);
+        let sessions = Role::NAMED
+            .iter()
+            .zip(sessions)
+            .map(|(&(_, state), value)| Figure {
+                name: "sessions",
+                help: "Sessions now, by what they do.",
+                gauge: true,
+                label: Some(("state", state)),
+                value,
+            });
+        sessions
+            .chain(self.common.rejects.figures())
+            .chain(self.common.counters.figures())
+            .collect()
+    }
 }
 
 impl Session {
+    /// What it does, for whoever counts sessions.
+    fn role(&self) -> Role {
+        match self {
+            Self::Sender(it) if !it.is_over() => Role::Sending,
+            Self::Receiver(it) if it.is_half_open() => Role::Offered,
+            Self::Receiver(it) if !it.is_over() => Role::Receiving,
+            Self::Pull(_) => Role::Receiving,
+            Self::Asked(_) => Role::Offered,
+            Self::Sender(_) | Self::Receiver(_) => Role::Lingering,
+        }
+    }
+
     fn tag(&self) -> Tag {
         match self {
             Self::Sender(it) => it.tag,
@@ -840,6 +934,8 @@ const SESSIONS: usize = 1024;
 const HALF_OPEN: usize = 256;
 /// Ended sessions that are remembered.
 const ENDED: usize = 1024;
+/// Bytes a second that a session may send under any limit: a packet, or its peer would think it dead.
+const LEAST_SHARE: u64 = DATAGRAM_MAX as u64;
 /// Stragglers of one ended session are not answered more often.
 const STRAGGLERS: Duration = Duration::from_millis(100);
 /// Such answers that wait to leave.

@@ -203,6 +203,12 @@ pub enum Command {
         /// Session.
         tag: Tag,
     },
+    /// From now on, all sessions of this endpoint together send no faster than this; `None` lifts it.
+    /// [`Config::max_rate`] goes on to bound each of them.
+    Limit {
+        /// UDP payload, in equal shares for the sessions that send.
+        rate: Option<Bitrate>,
+    },
     /// End a session and tell the peer why: refuse an offer, report a hash mismatch or a full disk, or give up
     /// sending.
     Abort {
@@ -395,6 +401,20 @@ impl Reason {
     pub const STORAGE: Self = Self(0xf1);
     /// The receiver accepts encrypted sessions only (ours).
     pub const NEEDS_ENCRYPTION: Self = Self(0xf2);
+
+    /// Every reason that has a name, with that name as metrics write it.
+    pub const NAMED: [(Self, &'static str); 10] = [
+        (Self::COLLISION, "collision"),
+        (Self::HASH_MISMATCH, "hash_mismatch"),
+        (Self::BUSY, "busy"),
+        (Self::NOT_FOUND, "not_found"),
+        (Self::EXISTS, "exists"),
+        (Self::NO_ENCRYPTION, "no_encryption"),
+        (Self::DISCONNECT, "disconnect"),
+        (Self::INVALID, "invalid"),
+        (Self::STORAGE, "storage"),
+        (Self::NEEDS_ENCRYPTION, "needs_encryption"),
+    ];
 }
 
 impl std::fmt::Display for Reason {
@@ -442,4 +462,19 @@ pub enum Failure {
     /// The peer takes single files only; nothing was sent.
     #[error("the peer takes single files only")]
     NoBundles,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_with_a_sentence_has_a_name() {
+        for code in 0..=255 {
+            let reason = Reason(code);
+            let unknown = reason.to_string().starts_with("unknown reason");
+            let named = Reason::NAMED.iter().any(|(it, _)| *it == reason);
+            assert_eq!(named, !unknown, "{code:#04x}");
+        }
+    }
 }

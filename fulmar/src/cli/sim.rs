@@ -10,9 +10,10 @@ use fulmar_proto::hpudp::{Config, FILE_MAX, Failure};
 use fulmar_proto::sim::{LinkStats, Outcome, Transfer};
 use serde::Serialize;
 
+use super::Talk;
 use super::fault::{Exit, Fault};
 use super::link::{Link, described};
-use super::{Pace, Talk};
+use super::pace::Pace;
 use crate::ui::{self, Figures, Voice, short_time};
 
 /// What can be simulated.

@@ -15,8 +15,9 @@ use flume::Receiver as Outcomes;
 use fulmar_proto::Endpoint;
 use fulmar_proto::hpudp::{self, Command, Config, Event, Failure, Reason, Snapshot, Tag};
 
-use super::{FAREWELL, Kind, LINGER_SLACK, TICK, TransferError, Update, seed};
-use crate::driver::{self, BUFFER_WANTED, GATHER_BULK, Handle, NoEvent, Options, Socket, Stopped};
+use super::{FAREWELL, Kind, LINGER_SLACK, TICK, TransferError, Update, bind, seed};
+use crate::config::Dscp;
+use crate::driver::{self, BUFFER_WANTED, GATHER_BULK, Handle, NoEvent, Options, Stopped};
 use crate::file::{CreateError, Directory, FinishError, Partial};
 
 /// How to receive.
@@ -27,6 +28,8 @@ pub struct ReceiveOptions {
     /// End after the first transfer that brought a packet, however it ends. An offer that nothing follows is no
     /// transfer: anybody can forge one.
     pub once: bool,
+    /// How datagrams are marked for the network.
+    pub dscp: Dscp,
 }
 
 /// A bound socket and a directory that files arrive in.
@@ -73,7 +76,7 @@ impl Receiver {
                 "name a directory that exists and that you may write to",
             )
         })?;
-        let socket = Socket::bind(listen).map_err(|error| TransferError::socket(listen, error))?;
+        let socket = bind(listen, options.dscp)?;
         let mut config = options.config.clone();
         if config.socket_datagrams == 0 {
             config.socket_datagrams = socket.datagrams();

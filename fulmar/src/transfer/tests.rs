@@ -136,6 +136,7 @@ fn taker(
         | Command::Pull { .. }
         | Command::Serve { .. }
         | Command::Have { .. }
+        | Command::Limit { .. }
         | Command::Stored { .. }
         | Command::Verified { .. } => {
             panic!("not a sender's")
@@ -423,6 +424,7 @@ fn giver(
         | Command::Pull { .. }
         | Command::Serve { .. }
         | Command::Have { .. }
+        | Command::Limit { .. }
         | Command::Supply { .. } => panic!("not a receiver's"),
     })
 }
@@ -658,6 +660,7 @@ fn an_offer_alone_makes_no_file_and_ends_nothing() {
             | Command::Pull { .. }
             | Command::Serve { .. }
             | Command::Have { .. }
+            | Command::Limit { .. }
             | Command::Supply { .. }
             | Command::Abort { .. } => {
                 panic!("unexpected")
@@ -720,6 +723,7 @@ fn what_cannot_be_made_when_its_first_bytes_come_ends_the_session() {
         | Command::Pull { .. }
         | Command::Serve { .. }
         | Command::Have { .. }
+        | Command::Limit { .. }
         | Command::Supply { .. }
         | Command::Verified { .. } => {
             panic!("unexpected")
@@ -767,6 +771,7 @@ fn bytes_beyond_the_announced_size_end_the_session() {
         | Command::Pull { .. }
         | Command::Serve { .. }
         | Command::Have { .. }
+        | Command::Limit { .. }
         | Command::Supply { .. }
         | Command::Verified { .. } => {
             panic!("unexpected")

@@ -11,7 +11,7 @@ use super::super::packet::{Extension, Header, Heartbeat};
 use super::super::rate::Report;
 use super::super::session::{Counter, Proof, Shared, Timer};
 use super::{COOLDOWN, READ_AHEAD, Sender, State};
-use crate::engine::{Bitrate, RangeSet};
+use crate::engine::RangeSet;
 use crate::hpudp::{Failure, Via};
 
 impl Sender {
@@ -353,10 +353,7 @@ impl Sender {
             interval: self.feedback.interval(false),
         };
         self.controller.on_report(&report);
-        self.pacer.set_rate(
-            now,
-            Bitrate::from_bytes_per_sec(self.controller.rate() as u64),
-        );
+        self.pace(now);
     }
 
     /// Wire bytes per file byte sent for the first time.

@@ -80,6 +80,8 @@ pub(super) struct Sender {
     feedback: Feedback,
     controller: Controller,
     pacer: Pacer,
+    /// Set from outside; above it nothing leaves, whatever the controller says.
+    cap: Option<Bitrate>,
     rtt: RttEstimator,
     parity_now: u8,
     timers: Timers<Timer>,
@@ -308,6 +310,7 @@ impl Sender {
             feedback: Feedback::new(burst),
             controller,
             pacer: Pacer::new(rate, PACER_BURST),
+            cap: config.max_rate,
             rtt: RttEstimator::new(Duration::from_millis(200)),
             parity_now: START_PARITY,
             timers,
@@ -403,6 +406,25 @@ impl Sender {
         matches!(self.state, State::Lingering | State::Closed)
     }
 
+    /// Sends no faster than `cap` from now on.
+    pub(super) fn set_cap(&mut self, now: Instant, cap: Option<Bitrate>) {
+        if self.cap != cap {
+            self.cap = cap;
+            self.controller
+                .set_max(cap.map_or(f64::INFINITY, |cap| cap.bytes_per_sec() as f64));
+            self.pace(now);
+            // Whatever it waited for was reckoned at another rate.
+            self.wake = self.wake.map(|wake| wake.min(now));
+        }
+    }
+
+    /// Takes over the controller's rate.
+    fn pace(&mut self, now: Instant) {
+        let rate = Bitrate::from_bytes_per_sec(self.controller.rate() as u64);
+        self.pacer
+            .set_rate(now, self.cap.map_or(rate, |cap| rate.min(cap)));
+    }
+
     fn all_sent(&self) -> bool {
         self.next >= self.total
     }
@@ -477,6 +499,7 @@ impl Sender {
         if self.is_over() {
             return;
         }
+        shared.rejects.count(reason);
         self.say(Kind::Reject, &[reason.0]);
         self.end(now, Err(Failure::Aborted(reason)), shared);
         self.timers
