@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::super::config::{BLOCK, Config, DATAGRAM_MAX, HEADER};
 use super::super::packet::{
-    EXTENSION_MAX, Extension, Feedback, Header, Heartbeat, Kind, feature, flag,
+    EXTENSION_MAX, Extension, Feedback, HAD_MAX, Header, Heartbeat, Kind, feature, flag,
 };
 use super::super::ranges;
 use super::super::session::{Shared, Timer, table_interval};
@@ -133,7 +133,10 @@ impl Receiver {
         }
         // Before anything has come there is nothing to feed back, and every byte counts (19.5).
         let feedback = (self.arrivals.count > 0).then(|| self.feedback(now, shared.config));
-        let extension = self.extended.then(|| extension(shared.config, feedback));
+        let extension = self.extended.then(|| Extension {
+            had: self.blocks.had(HAD_MAX),
+            ..extension(shared.config, feedback)
+        });
         let beat = Heartbeat {
             delivery: saturate(self.beat.delivery),
             flush: saturate(flush),
@@ -146,7 +149,8 @@ impl Receiver {
             runs,
         };
         let before = buf.len();
-        beat.encode(self.id, self.layout, buf);
+        let signer = self.control.as_mut().map(|it| &mut it.signer);
+        beat.encode(self.id, self.layout, buf, signer);
         self.beat.len = buf.len() - before;
         if matches!(self.state, State::Receiving | State::Verifying) {
             let next = if self.arrivals.count == 0 {
@@ -160,7 +164,7 @@ impl Receiver {
 
     /// Whether the sender reads runs of missing chunks.
     fn ranged(&self) -> bool {
-        let theirs = self.request.extension.as_ref();
+        let theirs = self.offer.extension.as_ref();
         self.extended && theirs.is_some_and(|it| it.has(feature::RANGES))
     }
 
@@ -203,7 +207,12 @@ impl Receiver {
 
     /// Bytes a heartbeat has for what is missing, by the datagram and by what the sender's address has paid for.
     fn list_room(&self) -> usize {
-        let fixed = HEADER + 36 + if self.extended { EXTENSION_MAX } else { 0 };
+        let extension = if self.extended {
+            EXTENSION_MAX + 2 + 8 * self.blocks.had(HAD_MAX).len()
+        } else {
+            0
+        };
+        let fixed = HEADER + 36 + extension;
         self.ledger.room().min(DATAGRAM_MAX).saturating_sub(fixed)
     }
 
@@ -275,6 +284,7 @@ pub(super) fn extension(config: &Config, feedback: Option<Feedback>) -> Extensio
         features: feature::ALL,
         socket_datagrams: config.socket_datagrams,
         feedback,
+        ..Extension::default()
     }
 }
 
