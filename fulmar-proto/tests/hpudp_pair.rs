@@ -217,3 +217,53 @@ fn two_transfers_share_a_bottleneck() {
         }
     }
 }
+
+/// A scavenger alone, and beside a fair flow that comes before it, after it, or goes.
+#[test]
+fn low_takes_what_is_left() {
+    let low = Config {
+        control: Control::Low,
+        ..Config::default()
+    };
+    for queue_ms in [12, 50, 200] {
+        let mut world = World::new(Instant::now(), 1);
+        let receiver = world.add(Config::default());
+        let rate = Bitrate::from_bits_per_sec(100_000_000);
+        let queue = rate.bytes_in(Duration::from_millis(queue_ms)) as usize;
+        let up = world.net.add_link(LinkConfig {
+            rate: Some(rate),
+            queue,
+            ..link(50, 0.0)
+        });
+        let down = world.net.add_link(link(50, 0.0));
+        let start = |world: &mut World, config: &Config, size| {
+            let sender = world.add(config.clone());
+            world.net.route(sender, receiver, up);
+            world.net.route(receiver, sender, down);
+            world.send(sender, receiver, size, true)
+        };
+        let run = |world: &mut World, seconds, flow| {
+            let before = world.flow(flow).bytes;
+            world.run_until(Duration::from_secs(seconds), |_| false);
+            (world.flow(flow).bytes - before) as f64 / (12.5e6 * seconds as f64)
+        };
+        let scavenger = start(&mut world, &low, 4 << 30);
+        run(&mut world, 5, scavenger);
+        let alone = run(&mut world, 10, scavenger);
+        // 25 s of the link: there until after the second look.
+        let fair = start(&mut world, &Config::default(), 300_000_000);
+        run(&mut world, 5, scavenger);
+        let before = world.flow(fair).bytes;
+        let beside = run(&mut world, 15, scavenger);
+        let fairs = (world.flow(fair).bytes - before) as f64 / (12.5e6 * 15.0);
+        run(&mut world, 15, scavenger);
+        let again = run(&mut world, 5, scavenger);
+        println!(
+            "queue {queue_ms} ms: alone {alone:.3}, beside a fair flow {beside:.3} ({fairs:.3}), alone again {again:.3}"
+        );
+        assert!(
+            alone > 0.85 && beside < 0.10 && fairs > 0.8 && again > 0.85,
+            "queue {queue_ms} ms: {alone}, {beside}, {fairs}, {again}"
+        );
+    }
+}

@@ -87,7 +87,7 @@ impl Sender {
             return None;
         }
         let room = match self.controller {
-            Controller::Delivery(_) => self.room(now),
+            Controller::Delivery(_) | Controller::Low(_) => self.room(now),
             Controller::Hpudp(_) | Controller::Fixed(_) => usize::MAX,
         };
         if room == 0 {
