@@ -54,6 +54,7 @@ pub struct Server {
     handle: Handle<hpudp::Endpoint>,
     directory: Directory,
     path: PathBuf,
+    names: BTreeSet<String>,
     options: ServeOptions,
 }
 
@@ -73,6 +74,7 @@ impl Server {
         } else {
             Directory::open(directory).map_err(|error| cannot_serve(directory, error))?
         };
+        let names = list(directory).map_err(|error| cannot_serve(directory, error))?;
         let socket = bind(listen, options.dscp)?;
         let mut config = options.config.clone();
         config.port = socket.local_addr().port();
@@ -81,6 +83,7 @@ impl Server {
             handle,
             directory: opened,
             path: directory.to_owned(),
+            names,
             options,
         })
     }
@@ -110,49 +113,27 @@ impl Server {
             wanted: BUFFER_WANTED,
         });
         let _limit = Following::start(self.options.bwlimit.clone(), self.handle.commands().clone());
-        serve_through(
-            &self.handle,
-            &self.directory,
-            &self.path,
-            &self.options,
-            observer,
-            stop,
-        )
+        let accepts = Accepts {
+            offered: self.options.allow_put,
+            ..Accepts::default()
+        };
+        let mut serving = Serving {
+            handle: &self.handle,
+            path: &self.path,
+            watch: self.options.watch,
+            names: self.names,
+            receiving: Receiving::new(&self.handle, &self.directory, accepts, observer),
+            sessions: BTreeMap::new(),
+            hashes: BTreeMap::new(),
+            hasher: Hasher::start()?,
+            closing: false,
+        };
+        while !stop.load(Relaxed) {
+            serving.step(TICK)?;
+        }
+        serving.drain(self.options.drain)?;
+        Ok(serving.receiving.tally)
     }
-}
-
-/// [`Server::run`] through an endpoint that runs already.
-pub(super) fn serve_through<E>(
-    handle: &Handle<E>,
-    directory: &Directory,
-    path: &Path,
-    options: &ServeOptions,
-    observer: impl FnMut(&Update),
-    stop: &AtomicBool,
-) -> Result<Tally, TransferError>
-where
-    E: Endpoint<Command = Command, Event = Event>,
-{
-    let accepts = Accepts {
-        offered: options.allow_put,
-        ..Accepts::default()
-    };
-    let mut serving = Serving {
-        handle,
-        path,
-        watch: options.watch,
-        names: list(path).map_err(|error| cannot_serve(path, error))?,
-        receiving: Receiving::new(handle, directory, accepts, observer),
-        sessions: BTreeMap::new(),
-        hashes: BTreeMap::new(),
-        hasher: Hasher::start()?,
-        closing: false,
-    };
-    while !stop.load(Relaxed) {
-        serving.step(TICK)?;
-    }
-    serving.drain(options.drain)?;
-    Ok(serving.receiving.tally)
 }
 
 struct Serving<'a, E: Endpoint, O> {
