@@ -11,7 +11,7 @@ mod source;
 
 pub use name::NameError;
 pub use sink::{CreateError, Directory, FinishError, Partial};
-pub use source::{Source, SourceError};
+pub use source::{Source, SourceError, Stamp};
 
 /// Bytes of one read or write where the choice is ours: larger gains nothing, smaller costs system calls.
 const STEP: usize = 1 << 20;

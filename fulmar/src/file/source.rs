@@ -26,7 +26,7 @@ pub struct Source {
 
 /// What tells one content of a file from another, short of reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+pub struct Stamp {
     size: u64,
     modified: (i64, i64),
 }
@@ -93,6 +93,11 @@ impl Source {
     /// Its base name, fit for a peer.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What it was when it was opened.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
     }
 
     /// Bytes it had when it was opened.

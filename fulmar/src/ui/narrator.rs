@@ -4,7 +4,8 @@
 
 use std::net::SocketAddr;
 
-use fulmar::transfer::Update;
+use fulmar::identity::PublicKey;
+use fulmar::transfer::{Direction, Update};
 use fulmar_proto::engine::{Bitrate, Bytes};
 
 use super::{Event, Figures, Progress, Voice, escaped, short_time};
@@ -21,12 +22,10 @@ pub(crate) struct Narrator {
 /// At which end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Of `fulmar send`.
-    Sender,
-    /// Of `fulmar recv`, which goes on after a failure.
-    Receiver,
-    /// Of `fulmar recv --once`, which ends with it, so that it is told by whoever prints errors.
-    ReceiverOnce,
+    /// Of who called, or waits for one transfer: a failure ends the command, and is told by whoever prints errors.
+    Client,
+    /// Of who is called, and goes on after a failure.
+    Daemon,
 }
 
 impl Narrator {
@@ -52,6 +51,8 @@ impl Narrator {
             }
             Update::Hashing { name, done, total } => self.progress.hashing(name, *done, *total),
             Update::Connected {
+                direction,
+                identity,
                 name,
                 peer,
                 size,
@@ -61,10 +62,9 @@ impl Narrator {
                     "{}: {} {} {peer}, {}",
                     escaped(name.as_bytes()),
                     Bytes(*size),
-                    if self.role == Role::Sender {
-                        "to"
-                    } else {
-                        "from"
+                    match direction {
+                        Direction::Out => "to",
+                        Direction::In => "from",
                     },
                     if *encrypted {
                         "encrypted"
@@ -77,6 +77,7 @@ impl Narrator {
                     peer: *peer,
                     size: *size,
                     encrypted: *encrypted,
+                    identity: fingerprint(*identity),
                 });
             }
             Update::Unencrypted { name, peer } => {
@@ -95,6 +96,8 @@ impl Narrator {
                 snapshot,
             } => self.progress.update(name, *peer, snapshot),
             Update::Finished {
+                direction,
+                identity,
                 name,
                 peer,
                 snapshot,
@@ -103,13 +106,19 @@ impl Narrator {
             } => {
                 self.progress.clear(name, *peer);
                 let average = Bitrate::from_transfer(snapshot.size, snapshot.elapsed);
-                let verb = if self.role == Role::Sender {
-                    "sent to"
-                } else {
-                    "received from"
+                let verb = match direction {
+                    Direction::Out => "sent to",
+                    Direction::In => "received from",
+                };
+                let identity = fingerprint(*identity);
+                // Who is called knows nobody.
+                let who = match (&identity, self.role) {
+                    (Some(key), _) => format!(", authenticated {key}"),
+                    (None, Role::Client) => ", not authenticated".to_owned(),
+                    (None, Role::Daemon) => String::new(),
                 };
                 self.say(&format!(
-                    "{}: {verb} {peer}, {} in {}, {average}, loss {:.1} %, hash {hash:016x} verified",
+                    "{}: {verb} {peer}, {} in {}, {average}, loss {:.1} %, hash {hash:016x} verified{who}",
                     escaped(name.as_bytes()),
                     Bytes(snapshot.size),
                     short_time(snapshot.elapsed),
@@ -119,6 +128,7 @@ impl Narrator {
                     peer: *peer,
                     hash: format!("{hash:016x}"),
                     path: path.to_string_lossy(),
+                    identity,
                     average_bps: average.bits_per_sec(),
                     figures: Figures::new(name, snapshot),
                 });
@@ -139,7 +149,7 @@ impl Narrator {
                 ..
             } => {
                 // An offer that nothing followed does not end the command.
-                if self.role == Role::ReceiverOnce && *began {
+                if self.role == Role::Client && *began {
                     self.progress.clear(name, *peer);
                 } else {
                     self.failed(&Fault::from(error), name, *peer);
@@ -171,4 +181,8 @@ impl Narrator {
             wanted,
         });
     }
+}
+
+fn fingerprint(key: Option<[u8; 32]>) -> Option<String> {
+    key.map(|key| PublicKey(key).fingerprint().to_string())
 }
