@@ -5,7 +5,7 @@
 //! allocated by a size a peer announced. Files are *not* resumed, and nothing here knows the network.
 
 mod hash;
-mod name;
+pub(crate) mod name;
 mod sink;
 mod source;
 
