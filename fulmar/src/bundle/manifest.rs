@@ -290,18 +290,6 @@ impl Builder {
     }
 }
 
-impl Kind {
-    /// Where the data of a file of `size` bytes is.
-    pub(super) fn data(&self) -> &[Range<u64>] {
-        match self {
-            Self::Directory | Self::File { data: None, .. } => &[],
-            Self::File {
-                data: Some(data), ..
-            } => data,
-        }
-    }
-}
-
 /// Bytes of content and ranges of data of an entry, if it is a possible one.
 fn weigh(kind: &Kind) -> Result<(u64, usize), ManifestError> {
     let Kind::File { size, data } = kind else {

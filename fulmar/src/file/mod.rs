@@ -6,8 +6,8 @@
 
 mod hash;
 pub(crate) mod name;
-mod sink;
-mod source;
+pub(crate) mod sink;
+pub(crate) mod source;
 
 pub use name::NameError;
 pub use sink::{CreateError, Directory, FinishError, Partial};
