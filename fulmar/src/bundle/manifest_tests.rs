@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fulmar_proto::sim::Rng;
 use proptest::prelude::*;
 
 use super::*;
@@ -165,6 +166,34 @@ fn numbers_are_written_in_one_way() {
     wide.push(2);
     assert_eq!(read(&wide), Err(ManifestError::Number));
     assert_eq!(read(&[0x80; 11]), Err(ManifestError::Number));
+}
+
+/// What fuzzing starts from, and what once failed; and each of them damaged.
+#[test]
+fn the_corpus_is_read_without_a_fault() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpora/parse_bundle_manifest");
+    let mut rng = Rng::new(1);
+    let (mut inputs, mut good) = (0, 0);
+    for entry in std::fs::read_dir(root).expect("the corpus is committed") {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        inputs += 1;
+        good += u32::from(Manifest::decode(&bytes).is_ok());
+        read_and_write_back(&bytes);
+        for _ in 0..3000 {
+            let mut bad = bytes.clone();
+            for _ in 0..=rng.below(4) {
+                let at = rng.below(bad.len() as u64) as usize;
+                match rng.below(4) {
+                    0 => bad[at] = rng.next_u64() as u8,
+                    1 => bad[at] ^= 1 << rng.below(8),
+                    2 => bad.insert(at, bad[at]),
+                    _ => bad.truncate(at + 1),
+                }
+            }
+            read_and_write_back(&bad);
+        }
+    }
+    assert!(inputs >= 16 && good >= 5 && good < inputs, "{good} of {inputs}");
 }
 
 /// A manifest from a set of paths, as a walk would make it.
