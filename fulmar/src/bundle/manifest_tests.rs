@@ -171,7 +171,10 @@ fn numbers_are_written_in_one_way() {
 /// What fuzzing starts from, and what once failed; and each of them damaged.
 #[test]
 fn the_corpus_is_read_without_a_fault() {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpora/parse_bundle_manifest");
+    let root = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../fuzz/corpora/parse_bundle_manifest"
+    );
     let mut rng = Rng::new(1);
     let (mut inputs, mut good) = (0, 0);
     for entry in std::fs::read_dir(root).expect("the corpus is committed") {
@@ -193,7 +196,10 @@ fn the_corpus_is_read_without_a_fault() {
             read_and_write_back(&bad);
         }
     }
-    assert!(inputs >= 16 && good >= 5 && good < inputs, "{good} of {inputs}");
+    assert!(
+        inputs >= 16 && good >= 5 && good < inputs,
+        "{good} of {inputs}"
+    );
 }
 
 /// A manifest from a set of paths, as a walk would make it.
