@@ -43,8 +43,11 @@ impl Layout {
             let Kind::File { size, data } = &file.kind else {
                 continue;
             };
-            let whole = [0..*size];
-            for range in data.as_deref().unwrap_or(&whole) {
+            let whole = 0..*size;
+            let data = data
+                .as_deref()
+                .unwrap_or_else(|| std::slice::from_ref(&whole));
+            for range in data {
                 if range.is_empty() {
                     continue;
                 }
@@ -122,7 +125,7 @@ mod tests {
                     // No hole in it.
                     let kind = Kind::File { size: end + tail, data: None };
                     builder.push(0, format!("{entry:04}").as_bytes(), 0, Modified::default(), kind).unwrap();
-                    ranges = vec![0..end + tail];
+                    ranges = std::iter::once(0..end + tail).collect();
                 }
                 naive.extend(ranges.into_iter().flatten().map(|at| (entry, at)));
             }

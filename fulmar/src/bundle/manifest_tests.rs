@@ -1,5 +1,10 @@
 //! Manifests: what is written is read, and what may not be is refused.
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::single_range_in_vec_init,
+    clippy::reversed_empty_ranges,
+    clippy::type_complexity
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -174,16 +174,7 @@ impl Walk {
         let mode = (metadata.mode() & 0o777) as u16;
         self.builder
             .push(depth, raw, mode, modified, described)
-            .map_err(|error| match error {
-                ManifestError::Name(error) => ScanError::File(FileError {
-                    path: path.to_owned(),
-                    error: SourceError::Name(error),
-                }),
-                error => ScanError::Manifest {
-                    path: path.to_owned(),
-                    error,
-                },
-            })?;
+            .map_err(|error| unfit(path, error))?;
         self.stamps.push(Stamp::of(metadata));
         if kind.is_dir() {
             self.below(depth + 1, path)?;
@@ -220,6 +211,15 @@ fn unreadable(path: &Path, error: io::Error) -> ScanError {
         path: path.to_owned(),
         error: SourceError::Open(error),
     })
+}
+
+fn unfit(path: &Path, error: ManifestError) -> ScanError {
+    let path = path.to_owned();
+    if let ManifestError::Name(error) = error {
+        let error = SourceError::Name(error);
+        return ScanError::File(FileError { path, error });
+    }
+    ScanError::Manifest { path, error }
 }
 
 /// Where the data of a file is, if it has holes worth the name (bundle 3.4).

@@ -218,7 +218,7 @@ impl BundleSource {
                     let mut hasher = PieceHasher::new(piece, self.head.content);
                     hasher.update(&buffer);
                     self.unsaved += 1;
-                    *self.values.entry(piece).or_insert(hasher.finish())
+                    *self.values.entry(piece).or_insert_with(|| hasher.finish())
                 }
             };
             pieces.complete(piece, value);

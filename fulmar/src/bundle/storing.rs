@@ -109,7 +109,7 @@ impl Storing {
         };
         if let Some(commit) = store.committed(id)? {
             if storing.continues(&store, &commit)? {
-                let all = RangeSet::from_iter([0..storing.manifest.content_len()]);
+                let all: RangeSet = std::iter::once(0..storing.manifest.content_len()).collect();
                 storing.work = Work::Committed(store, commit);
                 return Ok((storing, all.iter().collect()));
             }
