@@ -5,13 +5,13 @@
 //! allocated by a size a peer announced. Files are *not* resumed, and nothing here knows the network.
 
 mod hash;
-mod name;
-mod sink;
-mod source;
+pub(crate) mod name;
+pub(crate) mod sink;
+pub(crate) mod source;
 
 pub use name::NameError;
 pub use sink::{CreateError, Directory, FinishError, Partial};
-pub use source::{Source, SourceError, Stamp};
+pub use source::{Source, SourceError};
 
 /// Bytes of one read or write where the choice is ours: larger gains nothing, smaller costs system calls.
 const STEP: usize = 1 << 20;

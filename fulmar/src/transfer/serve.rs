@@ -28,7 +28,8 @@ use super::{
 };
 use crate::config::{Dscp, Schedule};
 use crate::driver::{BUFFER_WANTED, Handle, Watcher};
-use crate::file::{Directory, Source, Stamp};
+use crate::file::source::Stamp;
+use crate::file::{Directory, Source};
 
 /// What to serve, and how.
 #[derive(Clone, Debug, Default)]
@@ -267,7 +268,7 @@ where
         let Some(source) = Source::open(&path).ok().filter(|_| regular).map(Arc::new) else {
             return self.turn_down(tag, Reason::NOT_FOUND);
         };
-        let stamp = source.stamp();
+        let stamp = *source.stamp();
         let known = self.hashes.get(&name).filter(|(at, _)| *at == stamp);
         let hash = known.map(|(_, hash)| *hash);
         let outgoing = Outgoing {
@@ -306,7 +307,7 @@ where
                 continue;
             };
             match hash {
-                Some(hash) if outgoing.source.stamp() == stamp => {
+                Some(hash) if *outgoing.source.stamp() == stamp => {
                     outgoing.hash = Some(hash);
                     let size = outgoing.source.size();
                     self.grant(tag, size, hash)?;
@@ -445,7 +446,7 @@ impl Hasher {
                     }
                 };
                 let hashed = Hashed {
-                    stamp: source.stamp(),
+                    stamp: *source.stamp(),
                     hash: source.hash(|_| stop()).ok(),
                     name,
                 };
