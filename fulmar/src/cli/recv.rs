@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 
 use clap::Args;
+use fulmar::driver::Watcher;
+use fulmar::observe::{Metrics, Snapshot};
 use fulmar::transfer::{ReceiveOptions, Receiver, TransferError};
 
 use super::fault::{Exit, Fault};
@@ -28,6 +30,9 @@ pub(super) struct Options {
     once: bool,
     #[command(flatten)]
     mark: Mark,
+    /// Serve figures for Prometheus at http://ADDRESS/metrics: ADDRESS:PORT, or :PORT on loopback
+    #[arg(long, value_name = "ADDRESS", value_parser = metrics_at)]
+    metrics: Option<SocketAddr>,
     #[command(flatten)]
     talk: Talk,
 }
@@ -38,6 +43,11 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
     let stop = stop_on_signals()?;
     let receiver = bind(options).map_err(|error| Fault::from(error).told(voice))?;
     let address = receiver.local_addr();
+    let watched = receiver.watcher();
+    let metrics = options
+        .metrics
+        .map(|at| serve_metrics(at, watched).map_err(|fault| fault.told(voice)))
+        .transpose()?;
     let mut narrator = Narrator::new(
         voice,
         if options.once {
@@ -48,6 +58,11 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
     );
     narrator.say(&format!("READY {address}"));
     voice.emit(&Event::Ready { listen: address });
+    if let Some(metrics) = &metrics {
+        let listen = metrics.local_addr();
+        narrator.say(&format!("metrics at http://{listen}/metrics"));
+        voice.emit(&Event::Metrics { listen });
+    }
     let tally = receiver.run(|update| narrator.tell(update), &stop);
     drop(narrator);
     let tally = tally.map_err(|error| Fault::from(error).told(voice))?;
@@ -60,6 +75,14 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
         return Err(fault.because(what).told(voice));
     }
     Ok(())
+}
+
+/// A server of the figures of an HP-UDP endpoint.
+fn serve_metrics(at: SocketAddr, watched: Watcher) -> Result<Metrics, Fault> {
+    Metrics::serve(at, move || Snapshot::of("hpudp", &watched)).map_err(|error| {
+        Fault::failed(format!("cannot serve metrics at {at}"), error)
+            .hint("use another port, or an address of this machine")
+    })
 }
 
 fn bind(options: &Options) -> Result<Receiver, TransferError> {
@@ -114,11 +137,38 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
+/// Reads `ADDRESS:PORT` or `:PORT`.
+fn metrics_at(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix(':').and_then(|port| port.parse().ok());
+    port.map_or_else(
+        || text.parse().ok(),
+        |port: u16| Some((Ipv4Addr::LOCALHOST, port).into()),
+    )
+    .ok_or_else(|| {
+        "write an address of this machine and a port, such as 127.0.0.1:9100, or :9100 for loopback"
+            .to_owned()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn where_to_serve_metrics() {
+        for (text, want) in [
+            (":9100", "127.0.0.1:9100"),
+            ("[::]:0", "[::]:0"),
+            ("192.0.2.7:1", "192.0.2.7:1"),
+        ] {
+            assert_eq!(metrics_at(text).unwrap(), want.parse().unwrap());
+        }
+        for text in ["", ":", "9100", "localhost:9100", "127.0.0.1", ":65536"] {
+            assert!(metrics_at(text).unwrap_err().contains(":9100"), "{text}");
+        }
+    }
 
     #[test]
     fn where_to_listen() {

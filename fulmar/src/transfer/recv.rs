@@ -17,7 +17,7 @@ use fulmar_proto::hpudp::{self, Command, Config, Event, Failure, Reason, Snapsho
 
 use super::{FAREWELL, Kind, LINGER_SLACK, TICK, TransferError, Update, bind, seed};
 use crate::config::Dscp;
-use crate::driver::{self, BUFFER_WANTED, GATHER_BULK, Handle, NoEvent, Options, Stopped};
+use crate::driver::{self, BUFFER_WANTED, GATHER_BULK, Handle, NoEvent, Options, Stopped, Watcher};
 use crate::file::{CreateError, Directory, FinishError, Partial};
 
 /// How to receive.
@@ -92,6 +92,11 @@ impl Receiver {
             directory: opened,
             options,
         })
+    }
+
+    /// For those who only look.
+    pub fn watcher(&self) -> Watcher {
+        self.handle.watcher()
     }
 
     /// The address it listens at.

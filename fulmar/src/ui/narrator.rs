@@ -3,11 +3,12 @@
 //! It does *not* end anything: the error that ends a command is printed by whoever gets it.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use fulmar::transfer::Update;
 use fulmar_proto::engine::{Bitrate, Bytes};
 
-use super::{Event, Figures, Progress, Voice, escaped, short_time};
+use super::{Event, Figures, Progress, Quota, Voice, escaped, short_time};
 use crate::cli::Fault;
 
 /// Tells what happens to the files of one command.
@@ -16,6 +17,8 @@ pub(crate) struct Narrator {
     voice: Voice,
     progress: Progress,
     role: Role,
+    /// Of what strangers cause.
+    quota: Quota,
 }
 
 /// At which end.
@@ -36,6 +39,7 @@ impl Narrator {
             voice,
             progress: Progress::new(voice),
             role,
+            quota: Quota::new(LINES),
         }
     }
 
@@ -46,6 +50,9 @@ impl Narrator {
 
     /// Tells of one update.
     pub(crate) fn tell(&mut self, update: &Update) {
+        if self.role != Role::Sender && !self.is_said(update) {
+            return;
+        }
         match update {
             Update::SocketBuffers { granted, wanted } => {
                 self.socket(granted.recv, granted.send, *wanted)
@@ -150,6 +157,37 @@ impl Narrator {
         }
     }
 
+    /// Whether an update at a receiver is for the user: strangers can cause what needs no file of theirs as often as they
+    /// like, and fill a disk with it (E4).
+    fn is_said(&mut self, update: &Update) -> bool {
+        let forgeable = match update {
+            Update::Connected { .. } | Update::Refused { .. } => true,
+            Update::Failed { began, .. } => self.role == Role::Receiver || !began,
+            // Of a session without a packet there is nothing to show.
+            Update::Progress { snapshot, .. } => return snapshot.data + snapshot.parities > 0,
+            _ => false,
+        };
+        if !forgeable {
+            return true;
+        }
+        match self.quota.admit(Instant::now()) {
+            Some(count) => {
+                self.left_out(count);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn left_out(&self, count: u64) {
+        if count > 0 {
+            self.say(&format!(
+                "note: left out {count} lines about offers, refusals and failures"
+            ));
+            self.voice.emit(&Event::Unsaid { count });
+        }
+    }
+
     fn failed(&mut self, fault: &Fault, name: &str, peer: SocketAddr) {
         self.progress.clear(name, peer);
         self.progress.aside(|| fault.print());
@@ -172,3 +210,12 @@ impl Narrator {
         });
     }
 }
+
+impl Drop for Narrator {
+    fn drop(&mut self) {
+        self.left_out(self.quota.left_out());
+    }
+}
+
+/// Lines a second that strangers may cause (E4), and at once.
+const LINES: u64 = 10;
