@@ -82,8 +82,8 @@ fn judged(outcome: &Outcome) -> Result<(), Fault> {
         (Some(Err(failure)), _) => {
             let exit = match failure {
                 Failure::NoAnswer | Failure::Silent => Exit::NoConnection,
-                Failure::Refused(_) => Exit::Refused,
-                Failure::BadKey => Exit::Identity,
+                Failure::Refused(_) | Failure::NoBundles => Exit::Refused,
+                Failure::BadKey | Failure::NoIdentity | Failure::OtherIdentity(_) => Exit::Identity,
                 Failure::Aborted(_) => Exit::Failed,
             };
             Err(Fault::new(exit, "the transfer failed").because(failure))

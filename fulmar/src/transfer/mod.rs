@@ -253,6 +253,16 @@ impl TransferError {
                 Kind::Identity,
                 "somebody between here and there may have changed it".into(),
             ),
+            Failure::NoIdentity => (
+                Kind::Identity,
+                "it may not be who you mean; without a demand for proof it would have been believed"
+                    .into(),
+            ),
+            Failure::OtherIdentity(_) => (
+                Kind::Identity,
+                "somebody else may answer there; if its key was changed on purpose, forget the old one".into(),
+            ),
+            Failure::NoBundles => (Kind::Refused, "send single files, without folders".into()),
             Failure::Refused(Reason::HASH_MISMATCH) => (
                 Kind::Integrity,
                 "send it again; if that repeats, check both disks and memories".into(),

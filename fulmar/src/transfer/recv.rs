@@ -178,6 +178,7 @@ struct Receiving<'a, E: Endpoint, O> {
 struct Incoming {
     name: String,
     from: SocketAddr,
+    /// Known once every byte is there.
     hash: u64,
     state: State,
     /// Why this side ended it.
@@ -213,11 +214,16 @@ where
                 from,
                 name,
                 size,
-                hash,
                 encrypted,
-            } => self.offered(tag, from, &name, size, hash, encrypted),
+                ..
+            } => self.offered(tag, from, &name, size, encrypted),
+            // A receiver has nothing to give.
+            Event::Asked { tag, .. } => self.command(Command::Abort {
+                tag,
+                reason: Reason::NOT_FOUND,
+            }),
             Event::Chunk { tag, offset, bytes } => self.chunk(tag, offset, bytes),
-            Event::Received { tag } => self.received(tag),
+            Event::Received { tag, hash } => self.received(tag, hash),
             Event::Progress { tag, snapshot } => {
                 if let Some(incoming) = self.sessions.get(&tag) {
                     let (name, peer) = (incoming.name.clone(), incoming.from);
@@ -252,7 +258,6 @@ where
         from: SocketAddr,
         raw: &[u8],
         size: u64,
-        hash: u64,
         encrypted: bool,
     ) -> Result<(), TransferError> {
         let admitted = if self.closing {
@@ -271,7 +276,7 @@ where
                 let incoming = Incoming {
                     name,
                     from,
-                    hash,
+                    hash: 0,
                     state: State::Accepted { size },
                     fault: None,
                 };
@@ -336,12 +341,13 @@ where
     }
 
     /// Verifies a complete file on a thread of its own, which also answers the endpoint.
-    fn received(&mut self, tag: Tag) -> Result<(), TransferError> {
+    fn received(&mut self, tag: Tag, hash: u64) -> Result<(), TransferError> {
         // An empty file has brought no chunk.
         self.begin(tag)?;
         let Some(incoming) = self.sessions.get_mut(&tag) else {
             return Ok(());
         };
+        incoming.hash = hash;
         let (told, outcome) = flume::bounded(1);
         let State::Writing(partial) =
             std::mem::replace(&mut incoming.state, State::Finishing(outcome))

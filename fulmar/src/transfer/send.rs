@@ -165,11 +165,8 @@ where
         loop {
             let name = source.name().to_owned();
             let request = Request {
-                to,
-                name: name.clone(),
-                size: source.size(),
-                hash,
                 encrypt,
+                ..Request::new(to, name.clone(), source.size(), hash)
             };
             match self.session(path, &source, request)? {
                 Ok((snapshot, encrypted)) => {
@@ -310,6 +307,7 @@ where
                 | Event::Finished { .. }
                 | Event::Closed { .. }
                 | Event::Offered { .. }
+                | Event::Asked { .. }
                 | Event::Chunk { .. }
                 | Event::Received { .. } => {}
             }
