@@ -246,12 +246,12 @@ impl Endpoint {
 
     /// What a peer asked for is not to be had.
     fn turn_down(&mut self, now: Instant, key: Key, reason: Reason) {
+        self.common.rejects.count(reason);
         self.with(now, key, |session, shared| {
             if let Session::Asked(it) = session {
                 it.close(shared);
             }
         });
-        self.common.rejects.count(reason);
         self.reply(now, key.0, control(Kind::Reject, key.1, &[reason.0], 0));
     }
 

@@ -14,6 +14,9 @@ mod pace;
 mod recv;
 mod send;
 mod sim;
+#[cfg(test)]
+#[path = "../../tests/common/table.rs"]
+mod table;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -67,22 +67,27 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
     drop(narrator);
     let tally = tally.map_err(|error| Fault::from(error).told(voice))?;
     if stop.load(Relaxed) && !options.once {
-        let fault = Fault::new(Exit::Interrupted, "stopped by a signal");
         let what = format!(
             "{} files received, {} failed, {} refused",
             tally.files, tally.failed, tally.refused
         );
-        return Err(fault.because(what).told(voice));
+        return Err(interrupted().because(what).told(voice));
     }
     Ok(())
 }
 
 /// A server of the figures of an HP-UDP endpoint.
 fn serve_metrics(at: SocketAddr, watched: Watcher) -> Result<Metrics, Fault> {
-    Metrics::serve(at, move || Snapshot::of("hpudp", &watched)).map_err(|error| {
-        Fault::failed(format!("cannot serve metrics at {at}"), error)
-            .hint("use another port, or an address of this machine")
-    })
+    Metrics::serve(at, move || Snapshot::of("hpudp", &watched)).map_err(|error| unserved(at, error))
+}
+
+fn unserved(at: SocketAddr, error: io::Error) -> Fault {
+    Fault::failed(format!("cannot serve metrics at {at}"), error)
+        .hint("use another port, or an address of this machine")
+}
+
+fn interrupted() -> Fault {
+    Fault::new(Exit::Interrupted, "stopped by a signal")
 }
 
 fn bind(options: &Options) -> Result<Receiver, TransferError> {
@@ -148,6 +153,15 @@ fn metrics_at(text: &str) -> Result<SocketAddr, String> {
         "write an address of this machine and a port, such as 127.0.0.1:9100, or :9100 for loopback"
             .to_owned()
     })
+}
+
+/// What this verb says by itself.
+#[cfg(test)]
+pub(super) fn samples() -> Vec<Fault> {
+    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 9100));
+    let taken = io::Error::from_raw_os_error(98);
+    let tally = "2 files received, 0 failed, 1 refused";
+    vec![unserved(at, taken), interrupted().because(tally)]
 }
 
 #[cfg(test)]

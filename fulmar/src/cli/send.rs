@@ -73,14 +73,17 @@ fn resolve(text: &str) -> Result<SocketAddr, Fault> {
     let found = (host, port)
         .to_socket_addrs()
         .map(|mut addresses| addresses.next());
-    let nowhere = || Fault::new(Exit::NoConnection, format!("cannot find {host:?}"));
+    let nowhere = || nowhere(host);
     match found {
         Ok(Some(address)) => Ok(address),
-        Ok(None) => Err(nowhere().hint("check the name, or write an address")),
-        Err(error) => Err(nowhere()
-            .because(error)
-            .hint("check the name, or write an address")),
+        Ok(None) => Err(nowhere()),
+        Err(error) => Err(nowhere().because(error)),
     }
+}
+
+fn nowhere(host: &str) -> Fault {
+    Fault::new(Exit::NoConnection, format!("cannot find {host:?}"))
+        .hint("check the name, or write an address")
 }
 
 /// `HOST[:PORT]` as a host without brackets, and a port.
@@ -132,6 +135,15 @@ pub(super) fn split_port(text: &str) -> Result<(&str, Option<u16>), Fault> {
         Some(Ok(port @ 1..)) => Ok((host, Some(port))),
         Some(Ok(0) | Err(_)) => Err(wrong("has a port that is none")),
     }
+}
+
+/// What this verb says when it cannot begin.
+#[cfg(test)]
+pub(super) fn samples() -> Vec<Fault> {
+    let unknown = "failed to lookup address information: Name or service not known";
+    let usage =
+        "--rate is no rate; write a number and a unit, such as 10M (one sentence, on the argument)";
+    vec![Fault::usage(usage), nowhere("HOST").because(unknown)]
 }
 
 #[cfg(test)]

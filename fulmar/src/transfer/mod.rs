@@ -7,6 +7,8 @@
 
 mod limit;
 mod recv;
+#[cfg(test)]
+mod refusals;
 mod send;
 #[cfg(test)]
 mod tests;
@@ -22,6 +24,7 @@ use fulmar_proto::hpudp::{Failure, Reason, Snapshot};
 
 use crate::config::Dscp;
 use crate::driver::{Buffers, Socket, Stopped};
+use crate::identity::Refusal;
 
 pub use limit::Following;
 pub use recv::{ReceiveOptions, Receiver, Tally};
@@ -210,6 +213,12 @@ impl TransferError {
         )
     }
 
+    fn mark(dscp: Dscp, error: io::Error) -> Self {
+        let what = format!("cannot mark datagrams as {dscp}");
+        let advice = "use another mark; some need a privilege";
+        Self::new(Kind::Failed, what, error, advice)
+    }
+
     fn entropy(error: getrandom::Error) -> Self {
         let advice = "no transfer is safe without random numbers; look at the system's log";
         Self::new(
@@ -232,6 +241,11 @@ impl TransferError {
             "stopped by the user",
             "start it again; nothing incomplete was kept",
         )
+    }
+
+    /// A peer, `host` as the user wrote it, that is not who it must be.
+    pub fn identity(what: impl Into<String>, host: &str, refusal: Refusal) -> Self {
+        Self::new(Kind::Identity, what, refusal, refusal.advice(host))
     }
 
     /// The end of a session as its endpoint reports it.
@@ -309,15 +323,9 @@ fn advice_on(reason: Reason) -> &'static str {
 fn bind(at: SocketAddr, dscp: Dscp) -> Result<Socket, TransferError> {
     let mut socket = Socket::bind(at).map_err(|error| TransferError::socket(at, error))?;
     if dscp != Dscp::default() {
-        socket.set_dscp(dscp).map_err(|error| {
-            let advice = "use another mark; some need a privilege";
-            TransferError::new(
-                Kind::Failed,
-                format!("cannot mark datagrams as {dscp}"),
-                error,
-                advice,
-            )
-        })?;
+        socket
+            .set_dscp(dscp)
+            .map_err(|error| TransferError::mark(dscp, error))?;
     }
     Ok(socket)
 }

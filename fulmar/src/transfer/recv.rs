@@ -5,6 +5,7 @@
 //! send.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -67,15 +68,7 @@ impl Receiver {
             opened.check_writable()?;
             Ok(opened)
         });
-        let opened = opened.map_err(|error| {
-            let what = format!("cannot receive into {}", directory.display());
-            TransferError::new(
-                Kind::Failed,
-                what,
-                error,
-                "name a directory that exists and that you may write to",
-            )
-        })?;
+        let opened = opened.map_err(|error| unusable(directory, error))?;
         let socket = bind(listen, options.dscp)?;
         let mut config = options.config.clone();
         if config.socket_datagrams == 0 {
@@ -329,12 +322,7 @@ where
             }
             Err(error) => {
                 let reason = refusal(&error);
-                let fault = TransferError::new(
-                    Kind::Failed,
-                    attempt(&incoming.name, incoming.from),
-                    error,
-                    "make room, or check the disk, then have it sent again",
-                );
+                let fault = uncreatable(&incoming.name, incoming.from, error);
                 self.give_up(tag, reason, fault)
             }
         }
@@ -506,7 +494,26 @@ fn reason_for(error: &FinishError) -> Reason {
     }
 }
 
-fn unstorable(name: &str, from: SocketAddr, error: FinishError) -> TransferError {
+/// A directory that no file can go to.
+pub(super) fn unusable(directory: &Path, error: io::Error) -> TransferError {
+    let what = format!("cannot receive into {}", directory.display());
+    let advice = "name a directory that exists and that you may write to";
+    TransferError::new(Kind::Failed, what, error, advice)
+}
+
+/// A file that cannot be begun.
+pub(super) fn uncreatable(name: &str, from: SocketAddr, error: CreateError) -> TransferError {
+    let advice = match error {
+        CreateError::Name(_) => "have it sent under a plain name",
+        CreateError::Exists => "have it sent under another name, or remove the one that is there",
+        CreateError::NoSpace { .. } | CreateError::Storage(_) => {
+            "make room, or check the disk, then have it sent again"
+        }
+    };
+    TransferError::new(Kind::Failed, attempt(name, from), error, advice)
+}
+
+pub(super) fn unstorable(name: &str, from: SocketAddr, error: FinishError) -> TransferError {
     let (kind, advice) = match error {
         FinishError::HashMismatch { .. } => (
             Kind::Integrity,

@@ -397,11 +397,11 @@ fn supply(
     Ok(buffer)
 }
 
-fn attempt(path: &Path, peer: SocketAddr) -> String {
+pub(super) fn attempt(path: &Path, peer: SocketAddr) -> String {
     format!("cannot send {} to {peer}", path.display())
 }
 
-fn unreadable(path: &Path, error: SourceError) -> TransferError {
+pub(super) fn unreadable(path: &Path, error: SourceError) -> TransferError {
     let (kind, advice) = match error {
         SourceError::Open(_) => (Kind::Failed, "check the path and who may read it"),
         SourceError::NotAFile(_) => (

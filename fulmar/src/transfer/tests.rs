@@ -132,11 +132,11 @@ fn taker(
             }
         }
         Command::Abort { tag, reason } => events.extend(end(tag, Err(Failure::Aborted(reason)), 0)),
-        Command::Limit { .. }
-        | Command::Accept { .. }
+        Command::Accept { .. }
         | Command::Pull { .. }
         | Command::Serve { .. }
         | Command::Have { .. }
+        | Command::Limit { .. }
         | Command::Stored { .. }
         | Command::Verified { .. } => {
             panic!("not a sender's")
@@ -657,10 +657,10 @@ fn an_offer_alone_makes_no_file_and_ends_nothing() {
             }),
             Command::Verified { tag } => events.extend(end(tag, Ok(()), 3)),
             Command::Send { .. }
-            | Command::Limit { .. }
             | Command::Pull { .. }
             | Command::Serve { .. }
             | Command::Have { .. }
+            | Command::Limit { .. }
             | Command::Supply { .. }
             | Command::Abort { .. } => {
                 panic!("unexpected")
@@ -720,10 +720,10 @@ fn what_cannot_be_made_when_its_first_bytes_come_ends_the_session() {
         }
         Command::Stored { len, .. } => assert_eq!(len, 5),
         Command::Send { .. }
-        | Command::Limit { .. }
         | Command::Pull { .. }
         | Command::Serve { .. }
         | Command::Have { .. }
+        | Command::Limit { .. }
         | Command::Supply { .. }
         | Command::Verified { .. } => {
             panic!("unexpected")
@@ -768,10 +768,10 @@ fn bytes_beyond_the_announced_size_end_the_session() {
         }
         Command::Stored { len, .. } => assert_eq!(len, 5),
         Command::Send { .. }
-        | Command::Limit { .. }
         | Command::Pull { .. }
         | Command::Serve { .. }
         | Command::Have { .. }
+        | Command::Limit { .. }
         | Command::Supply { .. }
         | Command::Verified { .. } => {
             panic!("unexpected")
