@@ -165,7 +165,11 @@ impl Narrator {
             Update::Failed { began, .. } => self.role == Role::Receiver || !began,
             // Of a session without a packet there is nothing to show.
             Update::Progress { snapshot, .. } => return snapshot.data + snapshot.parities > 0,
-            _ => false,
+            Update::SocketBuffers { .. }
+            | Update::Hashing { .. }
+            | Update::Unencrypted { .. }
+            | Update::Finished { .. }
+            | _ => false,
         };
         if !forgeable {
             return true;
