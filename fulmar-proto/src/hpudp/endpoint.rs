@@ -52,8 +52,9 @@ struct Ended {
 /// What a session does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
+    /// The peer asks or offers, and has proved nothing.
+    Unproved,
     Sending,
-    Offered,
     Receiving,
     Lingering,
 }
@@ -61,8 +62,8 @@ enum Role {
 impl Role {
     /// In order.
     const NAMED: [(Self, &'static str); 4] = [
+        (Self::Unproved, "unproved"),
         (Self::Sending, "sending"),
-        (Self::Offered, "offered"),
         (Self::Receiving, "receiving"),
         (Self::Lingering, "lingering"),
     ];
@@ -192,9 +193,11 @@ impl Endpoint {
                 | Session::Asked(_) => None,
             });
         let senders: Vec<_> = senders.collect();
+        // Requests whose addresses have proved nothing get a share, and take none away.
+        let busy = senders.iter().filter(|it| !it.is_half_open()).count();
         let config = &self.common.config;
         let share = self.limit.map(|limit| {
-            let share = limit.bytes_per_sec() / (senders.len() as u64).max(1);
+            let share = limit.bytes_per_sec() / (busy as u64).max(1);
             Bitrate::from_bytes_per_sec(share.max(LEAST_SHARE))
         });
         let cap = [share, config.max_rate].into_iter().flatten().min();
@@ -432,8 +435,9 @@ impl Endpoint {
                     .insert(key, Session::Receiver(Box::new(receiver)));
             }
             Err(failure) => {
-                let reason = Reason::DISCONNECT.0;
-                self.reply(now, from, control(Kind::Reject, asked.1, &[reason], 0));
+                let reason = Reason::DISCONNECT;
+                self.common.rejects.count(reason);
+                self.reply(now, from, control(Kind::Reject, asked.1, &[reason.0], 0));
                 self.with(now, asked, |session, shared| {
                     if let Session::Pull(it) = session {
                         it.end(now, failure, shared);
@@ -762,11 +766,22 @@ impl engine::Endpoint for Endpoint {
         for _ in 0..self.sessions.len() {
             let key = self.key_after(self.turn).or_else(|| self.key_after(None))?;
             self.turn = Some(key);
-            let segment = self.with(now, key, |session, shared| match session {
-                Session::Sender(it) => it.poll_transmit(now, max_segments, buf, shared),
-                Session::Receiver(it) => it.poll_transmit(now, buf, shared).then_some(usize::MAX),
-                Session::Pull(it) => it.poll_transmit(buf).then_some(usize::MAX),
-                Session::Asked(_) => None,
+            let segment = self.with(now, key, |session, shared| {
+                let (before, proved) = (buf.len(), session.is_proved());
+                let segment = match session {
+                    Session::Sender(it) => it.poll_transmit(now, max_segments, buf, shared),
+                    Session::Receiver(it) => {
+                        it.poll_transmit(now, buf, shared).then_some(usize::MAX)
+                    }
+                    Session::Pull(it) => it.poll_transmit(buf).then_some(usize::MAX),
+                    Session::Asked(_) => None,
+                };
+                if !proved {
+                    shared
+                        .counters
+                        .add(Counter::Unproved, (buf.len() - before) as u64);
+                }
+                segment
             });
             let len = buf.len() - start;
             if let Some(segment) = segment.flatten()
@@ -826,12 +841,23 @@ impl Session {
     /// What it does, for whoever counts sessions.
     fn role(&self) -> Role {
         match self {
+            Self::Sender(it) if it.is_half_open() => Role::Unproved,
+            Self::Receiver(it) if it.is_half_open() => Role::Unproved,
+            Self::Asked(_) => Role::Unproved,
             Self::Sender(it) if !it.is_over() => Role::Sending,
-            Self::Receiver(it) if it.is_half_open() => Role::Offered,
             Self::Receiver(it) if !it.is_over() => Role::Receiving,
             Self::Pull(_) => Role::Receiving,
-            Self::Asked(_) => Role::Offered,
             Self::Sender(_) | Self::Receiver(_) => Role::Lingering,
+        }
+    }
+
+    /// Whether its peer is where its packets say, or was chosen by this side (E1).
+    fn is_proved(&self) -> bool {
+        match self {
+            Self::Sender(it) => it.is_proved(),
+            Self::Receiver(it) => it.is_proved(),
+            Self::Pull(_) => true,
+            Self::Asked(_) => false,
         }
     }
 

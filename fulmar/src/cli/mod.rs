@@ -17,6 +17,9 @@ mod recv;
 mod send;
 mod serve;
 mod sim;
+#[cfg(test)]
+#[path = "../../tests/common/table.rs"]
+mod table;
 
 use std::process::ExitCode;
 use std::sync::Arc;

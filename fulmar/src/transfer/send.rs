@@ -422,7 +422,7 @@ pub(super) fn supply(
     Ok(buffer)
 }
 
-fn attempt(path: &Path, peer: SocketAddr) -> String {
+pub(super) fn attempt(path: &Path, peer: SocketAddr) -> String {
     format!("cannot send {} to {peer}", path.display())
 }
 

@@ -421,10 +421,10 @@ fn giver(
             events.extend(end(tag, Err(Failure::Aborted(reason)), 0));
         }
         Command::Send { .. }
+        | Command::Limit { .. }
         | Command::Pull { .. }
         | Command::Serve { .. }
         | Command::Have { .. }
-        | Command::Limit { .. }
         | Command::Supply { .. } => panic!("not a receiver's"),
     })
 }

@@ -351,6 +351,11 @@ impl Sender {
         self.request.via == Via::Pull
     }
 
+    /// Whether the peer was chosen by this side, or has proved where it is.
+    pub(super) fn is_proved(&self) -> bool {
+        self.gate.is_none()
+    }
+
     /// Whether who asked for it has shown nothing yet.
     pub(super) fn is_half_open(&self) -> bool {
         self.is_served() && self.gate.is_some() && !self.is_over()
@@ -651,6 +656,7 @@ impl Sender {
 
     /// The peer will not do: it is told, in the clear if need be, and nothing is sent.
     fn refuse(&mut self, now: Instant, failure: Failure, shared: &mut Shared<'_>) {
+        shared.rejects.count(Reason::DISCONNECT);
         self.say(Kind::Reject, &[Reason::DISCONNECT.0]);
         self.end(now, Err(failure), shared);
         self.timers
