@@ -55,7 +55,7 @@ struct Net {
     all: bool,
     /// Who runs; those that are not here are named and skipped
     #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_enum, default_values_t = [
-        Kind::Fulmar, Kind::TcpCubic, Kind::TcpBbr, Kind::Scp, Kind::QuinnCubic, Kind::QuinnBbr, Kind::Srt,
+        Kind::Fulmar, Kind::TcpCubic, Kind::TcpBbr, Kind::ScpCubic, Kind::QuinnCubic, Kind::QuinnBbr, Kind::Srt,
     ])]
     peers: Vec<Kind>,
     /// Runs of each contender over each link, in turn; the table shows the median

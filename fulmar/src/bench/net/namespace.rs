@@ -109,7 +109,12 @@ fn owner(name: &str) -> Option<u32> {
     id.parse().ok().filter(|_| !tag.is_empty())
 }
 
-fn ip(arguments: &[&str]) -> anyhow::Result<()> {
+/// Runs `ip` with these arguments.
+///
+/// # Errors
+///
+/// What it says when it fails.
+pub(super) fn ip(arguments: &[&str]) -> anyhow::Result<()> {
     let output = Command::new(program("ip")?)
         .args(arguments)
         .stdin(Stdio::null())

@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::ValueEnum;
 
 use super::road::{FAR, Road};
@@ -32,7 +32,9 @@ pub(crate) enum Kind {
     /// One TCP connection, BBR.
     TcpBbr,
     /// `scp`, over TCP CUBIC.
-    Scp,
+    ScpCubic,
+    /// `scp`, over TCP BBR.
+    ScpBbr,
     /// One stream of a QUIC connection, CUBIC.
     QuinnCubic,
     /// One stream of a QUIC connection, BBR.
@@ -49,7 +51,8 @@ impl Kind {
             Self::FulmarPlain => "fulmar-plain",
             Self::TcpCubic => "tcp-cubic",
             Self::TcpBbr => "tcp-bbr",
-            Self::Scp => "scp",
+            Self::ScpCubic => "scp-cubic",
+            Self::ScpBbr => "scp-bbr",
             Self::QuinnCubic => "quinn-cubic",
             Self::QuinnBbr => "quinn-bbr",
             Self::Srt => "srt",
@@ -66,9 +69,8 @@ impl Kind {
             Self::Fulmar | Self::FulmarPlain => Ok(()),
             Self::TcpCubic => tcp::available("cubic"),
             Self::TcpBbr => tcp::available("bbr"),
-            Self::Scp => ["scp", "sshd", "ssh-keygen"]
-                .into_iter()
-                .try_for_each(|name| program(name).map(drop)),
+            Self::ScpCubic => scp_available("cubic"),
+            Self::ScpBbr => scp_available("bbr"),
             Self::QuinnCubic | Self::QuinnBbr if cfg!(feature = "bench-quinn") => Ok(()),
             Self::QuinnCubic | Self::QuinnBbr => {
                 bail!("this program was built without the feature bench-quinn")
@@ -88,7 +90,8 @@ impl Kind {
             Self::FulmarPlain => fulmar(task, "--plain"),
             Self::TcpCubic => tcp::carry(task, "cubic"),
             Self::TcpBbr => tcp::carry(task, "bbr"),
-            Self::Scp => scp(task),
+            Self::ScpCubic => scp(task, "cubic"),
+            Self::ScpBbr => scp(task, "bbr"),
             #[cfg(feature = "bench-quinn")]
             Self::QuinnCubic => super::quic::carry(task, super::quic::Controller::Cubic),
             #[cfg(feature = "bench-quinn")]
@@ -202,12 +205,24 @@ fn progress((at, line): (Instant, String)) -> Option<(Instant, u64)> {
     Some((at, done))
 }
 
-fn scp(task: &Task<'_>) -> anyhow::Result<Moved> {
+fn scp_available(congestion: &str) -> anyhow::Result<()> {
+    for name in ["scp", "sshd", "ssh-keygen"] {
+        program(name)?;
+    }
+    tcp::available(congestion)
+}
+
+fn scp(task: &Task<'_>, congestion: &str) -> anyhow::Result<Moved> {
+    task.road.control_congestion(congestion)?;
     let server = task.road.far().enter(|| Scp::start(task.place, FAR))?;
-    let mut command = server.command(task.source, task.target);
-    // Otherwise 33 % loss ends most attempts before the first byte.
-    command.args(["-o", "ConnectTimeout=60"]);
-    run(task, "scp", &mut command)
+    let mut scp = server.command(task.source, task.target);
+    let start = Instant::now();
+    let mut sender = task.road.near().enter(|| Running::spawn(&mut scp))?;
+    if sender.finish_by(start + task.limit, "scp", task.stop)? {
+        Ok(Moved::all(task, start.elapsed()))
+    } else {
+        Ok(Moved::so_far(task))
+    }
 }
 
 /// The receiver writes what it gets and ends with the sender.
@@ -257,20 +272,6 @@ fn srt(task: &Task<'_>) -> anyhow::Result<Moved> {
         cpu: [send.cpu, recv.cpu],
         ..moved
     })
-}
-
-/// Runs the sender of a pair whose receiver is there and writes in order.
-fn run(task: &Task<'_>, name: &str, command: &mut Command) -> anyhow::Result<Moved> {
-    let start = Instant::now();
-    let mut sender = task
-        .road
-        .near()
-        .enter(|| Running::spawn(command).with_context(|| format!("cannot start {name}")))?;
-    if sender.finish_by(start + task.limit, name, task.stop)? {
-        Ok(Moved::all(task, start.elapsed()))
-    } else {
-        Ok(Moved::so_far(task))
-    }
 }
 
 const SRT: &str = "srt-file-transmit";

@@ -17,7 +17,7 @@ use serde::Serialize;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::emulator::{Carried, Emulator, MTU};
-use super::namespace::Namespace;
+use super::namespace::{Namespace, ip};
 
 /// What a link does, the same both ways.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -84,6 +84,20 @@ impl Road {
         Ok(Self { wire, near, far })
     }
 
+    /// Makes this the congestion control of what near connects to far with, if the program does not choose. The route
+    /// has it, because a namespace's default can only be what every user of the machine may choose.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not have it.
+    pub(crate) fn control_congestion(&self, name: &str) -> anyhow::Result<()> {
+        let [near, far] = [NEAR, FAR].map(|address| address.to_string());
+        let space = self.near.name();
+        ip(&[
+            "-n", space, "route", "add", &far, "dev", DEVICE, "src", &near, "congctl", name,
+        ])
+    }
+
     /// The namespace that has [`NEAR`].
     pub(crate) fn near(&self) -> &Namespace {
         &self.near
@@ -148,7 +162,7 @@ fn host(own: Ipv4Addr, other: Ipv4Addr) -> anyhow::Result<SyncDevice> {
             .with_context(|| format!("cannot set {name}"))?;
     }
     let device = DeviceBuilder::new()
-        .name("fulmar0")
+        .name(DEVICE)
         .ipv4(own, 30, None)
         .mtu(MTU)
         .with(|builder| {
@@ -214,13 +228,14 @@ pub(crate) const NEAR: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 /// The far end's address.
 pub(crate) const FAR: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 
+/// What the device is called in both namespaces.
+const DEVICE: &str = "fulmar0";
 /// No chatter of the kernel's own, nothing remembered from one connection to the next, and buffers that hold what is
 /// on its way over the longest link at the highest rate twice.
-const SETTINGS: [(&str, &str); 6] = [
+const SETTINGS: [(&str, &str); 5] = [
     ("ipv6/conf/all/disable_ipv6", "1"),
     ("ipv6/conf/default/disable_ipv6", "1"),
     ("ipv4/tcp_no_metrics_save", "1"),
-    ("ipv4/tcp_congestion_control", "cubic"),
     ("ipv4/tcp_rmem", "4096 131072 134217728"),
     ("ipv4/tcp_wmem", "4096 65536 134217728"),
 ];

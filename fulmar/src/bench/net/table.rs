@@ -67,6 +67,8 @@ fn cells(row: &Row) -> [String; 7] {
     cells[4] = range(&row.runs);
     cells[5] = processors(&row.runs);
     let whole = row.runs.iter().filter(|run| run.whole).count();
+    let late = row.runs.iter().map(|run| run.wire.late_max_ms);
+    let late = late.fold(0.0, f64::max);
     cells[6] = if whole == row.runs.len() {
         "whole".to_owned()
     } else {
@@ -77,6 +79,9 @@ fn cells(row: &Row) -> [String; 7] {
             bytes as f64 / 1e6
         )
     };
+    if late > LATE_MS {
+        let _ = write!(cells[6], ", wire late by {late:.0} ms");
+    }
     cells
 }
 
@@ -116,6 +121,8 @@ fn line(text: &mut String, cells: [String; 7]) {
     text.push('\n');
 }
 
+/// A wire that was later than this, in milliseconds, was kept from its work.
+const LATE_MS: f64 = 5.0;
 /// Heads and least widths of the columns. Rows come one by one, so no width can follow from them.
 const HEAD: [(&str, usize); 7] = [
     ("link", 29),
@@ -176,9 +183,13 @@ pub(super) mod tests {
         }
         let mut part = sample("scp", &[1e6, 2e6]);
         part.runs[1].whole = false;
+        part.runs[0].wire.late_max_ms = 31.4;
         let second = table.row(&part);
         assert_eq!(second.lines().count(), 1);
-        assert!(second.contains("1 of 2 whole, least 1.0 MB"), "{second}");
+        assert!(
+            second.contains("1 of 2 whole, least 1.0 MB, wire late by 31 ms"),
+            "{second}"
+        );
     }
 
     #[test]
