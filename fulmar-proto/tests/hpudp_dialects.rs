@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::{A, B, Host, Pair, fill, kind, link, packet, seed, u16_at, u32_at, u64_at};
 use fulmar_proto::crypto::{Nonce, Sealer, Secret, Suite, hkdf_sha256};
 use fulmar_proto::hpudp::{
-    Command, Config, Control, Counter, Event, Failure, Layout, Parity, Snapshot, Tag,
+    Command, Config, Control, Counter, Event, Failure, Layout, Parity, Snapshot, Tag, Via,
 };
 use fulmar_proto::sim::{LinkConfig, Loss, Rng};
 use fulmar_proto::{Endpoint, Meta, Transmit};
@@ -25,6 +25,7 @@ struct RefReceiver {
     peer: SocketAddr,
     id: u32,
     size: u64,
+    hash: u64,
     accepted: bool,
     have: BTreeSet<u64>,
     highest: u64,
@@ -49,6 +50,7 @@ impl RefReceiver {
             peer: A,
             id: 0,
             size: 0,
+            hash: 0,
             accepted: false,
             have: BTreeSet::new(),
             highest: 0,
@@ -97,7 +99,10 @@ impl RefReceiver {
                 self.contiguous += 1;
             }
             if self.have.len() as u64 == self.total() {
-                self.events.push_back(Event::Received { tag: REF_TAG });
+                self.events.push_back(Event::Received {
+                    tag: REF_TAG,
+                    hash: self.hash,
+                });
             }
         }
     }
@@ -147,6 +152,7 @@ impl Endpoint for RefReceiver {
                     "NUL not counted"
                 );
                 (self.id, self.size) = (u32_at(bytes, 1), u64_at(bytes, 32));
+                self.hash = u64_at(bytes, 40);
                 self.accepted = true;
                 self.beat = Some(now + 100 * MS);
                 self.events.push_back(Event::Offered {
@@ -154,8 +160,11 @@ impl Endpoint for RefReceiver {
                     from: self.peer,
                     name: name.to_vec(),
                     size: self.size,
-                    hash: u64_at(bytes, 40),
+                    hash: Some(self.hash),
                     encrypted: false,
+                    via: Via::Direct,
+                    bundle: false,
+                    identity: None,
                 });
             }
             kind::DATA if self.accepted && u32_at(bytes, 1) == self.id => self.on_data(now, bytes),

@@ -817,9 +817,13 @@ impl Lone {
                             buffer: bytes,
                         })
                     }
-                    Event::Received { tag } => Some(Command::Abort {
+                    Event::Received { tag, .. } => Some(Command::Abort {
                         tag,
                         reason: Reason::HASH_MISMATCH,
+                    }),
+                    Event::Asked { tag, .. } => Some(Command::Abort {
+                        tag,
+                        reason: Reason::NOT_FOUND,
                     }),
                     Event::Connected { .. }
                     | Event::Want { .. }

@@ -5,4 +5,5 @@ pub mod config;
 pub mod demo;
 pub mod driver;
 pub mod file;
+pub mod identity;
 pub mod transfer;

@@ -43,8 +43,14 @@ fn bad_usage_is_one_sentence_and_exit_2() {
         ("send onlyfile", "HOST"),
         ("send f h:99999", "1 to 65535"),
         ("send f h --rate fast", "1.5Gbit"),
-        ("send f h --cc fixed", "--rate"),
-        ("send f h --cc bbr", "delivery, hpudp, fixed"),
+        ("send f h --policy fixed", "--rate"),
+        ("send f h --policy bbr", "fair, fixed, hpudp"),
+        ("send f h --min-rate 2M --max-rate 1M", "--max-rate"),
+        ("send f h --dscp 64", "0 to 63"),
+        ("send f h --bwlimit 1M,2M", "08:00-18:00=20M"),
+        ("recv --dscp best", "0 to 63"),
+        ("key", "show, rotate, list, forget"),
+        ("key forget a:b", "1 to 65535"),
         ("recv --listen nowhere", "[::]:9000"),
         ("sim hpudp --link moon", "satellite"),
         ("sim hpudp --loss 150%", "0% to 100%"),
@@ -224,7 +230,7 @@ fn a_signal_in_mid_transfer_leaves_nothing_behind() {
     send.arg("send")
         .arg(&source)
         .arg(&receiver.address)
-        .args(["--rate", "8M", "--json"])
+        .args(["--max-rate", "8M", "--json"])
         .stdout(Stdio::piped());
     let mut send = Running::spawn(&mut send);
     let progress = send.lines();

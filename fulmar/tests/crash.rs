@@ -59,7 +59,7 @@ fn kill_one(seed: u64) -> Moment {
     let into = inbox(place.path(), "in");
     let size = 1_000_000 + rng.below(4_000_000);
     let source = random_file(&place.path().join("file"), size, seed);
-    let mut options = vec!["--rate", "32M"];
+    let mut options = vec!["--max-rate", "32M"];
     options.extend(rng.chance(0.5).then_some("--plain"));
     let sender_dies = rng.chance(0.5);
     // At 4 MB/s; now and then before the first packet, now and then after the last one.
@@ -172,7 +172,7 @@ fn a_disk_that_fills_up_meanwhile_is_said_at_both_ends() {
     };
     let source = random_file(&place.path().join("f"), 3_000_000, 2);
     let receiver = Receiver::start(&into, &["--once"]);
-    let sender = send(&[&source], &receiver.address, &["--rate", "8M"]);
+    let sender = send(&[&source], &receiver.address, &["--max-rate", "8M"]);
     wait_for_partial(&into);
     fill(&into.join("filler"));
     let (sent, received) = (sender.finish(), receiver.end.finish());
@@ -279,7 +279,7 @@ fn send_and_meddle(meddle: impl FnOnce(&File)) -> (Ended, Ended) {
     let into = inbox(place.path(), "in");
     let source = random_file(&place.path().join("f"), 10_000_000, 4);
     let receiver = Receiver::start(&into, &["--once"]);
-    let sender = send(&[&source], &receiver.address, &["--rate", "40M"]);
+    let sender = send(&[&source], &receiver.address, &["--max-rate", "40M"]);
     wait_for_partial(&into);
     meddle(
         &OpenOptions::new()

@@ -38,7 +38,7 @@ fn noise_at_both_sockets_changes_nothing() {
         scope.spawn(|| tap.carry(1, &over));
         let noise = scope.spawn(|| tap.disturb(200_000, 7, &over));
         let to = tap.sockets[0].local_addr().unwrap().to_string();
-        let sender = send(&[&source], &to, &["--rate", "32M"]);
+        let sender = send(&[&source], &to, &["--max-rate", "32M"]);
         let raised = Raised(&over);
         let sent = sender.finish();
         drop(raised);

@@ -2,6 +2,8 @@
 //!
 //! Needs root, `ip` and `/dev/net/tun`; without root it says so and does nothing.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs;

@@ -41,11 +41,15 @@ fn everything_arrives_in_every_way() {
         (
             "127.0.0.1:0",
             "127.0.0.1",
-            &["--cc", "fixed", "--rate", "200Mbit", "--fec", "table"],
+            &["--policy", "fixed", "--rate", "200Mbit", "--fec", "table"],
         ),
         ("[::1]:0", "[::1]", &["--plain", "--fec", "table"]),
         // A socket for both families; and the peer's address must not change with the family.
-        ("[::]:0", "127.0.0.1", &["--cc", "hpudp", "--fec", "table"]),
+        (
+            "[::]:0",
+            "127.0.0.1",
+            &["--policy", "hpudp", "--fec", "table"],
+        ),
     ];
     for (number, (listen, to, options)) in ways.into_iter().enumerate() {
         if listen.starts_with('[') && UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
@@ -139,7 +143,7 @@ fn an_interrupted_end_tells_the_other_one() {
     for (number, sender_stops) in [true, false].into_iter().enumerate() {
         let into = inbox(place.path(), &number.to_string());
         let receiver = Receiver::start(&into, &["--once"]);
-        let sender = send(&[&source], &receiver.address, &["--rate", "16M"]);
+        let sender = send(&[&source], &receiver.address, &["--max-rate", "16M"]);
         wait_for_partial(&into);
         let (sent, received) = if sender_stops {
             sender.signal(Signal::INT);

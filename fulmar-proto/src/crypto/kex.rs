@@ -64,6 +64,14 @@ pub fn hkdf_sha256(ikm: &[u8], salt: &[u8], info: &[u8], out: &mut [u8]) {
         .expect("HKDF-SHA-256 yields up to 255 * 32 bytes");
 }
 
+/// SHA-256.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    out.copy_from_slice(digest.as_ref());
+    out
+}
+
 /// A length to expand to.
 struct Length(usize);
 

@@ -7,7 +7,7 @@ mod aead;
 mod kex;
 
 pub use aead::{Nonce, Opener, Sealer, Suite, TAG};
-pub use kex::{Secret, Shared, hkdf_sha256};
+pub use kex::{Secret, Shared, hkdf_sha256, sha256};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -7,6 +7,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use super::Figure;
+
 /// Protocol state behind one UDP socket. Pure: told the time, does no I/O.
 pub trait Endpoint {
     /// What the application asks.
@@ -40,6 +42,11 @@ pub trait Endpoint {
     /// instant in the past while output is queued, so draining is safe by construction. `None` when only a
     /// datagram or a command can wake this endpoint.
     fn poll_timeout(&self) -> Option<Instant>;
+
+    /// What was counted and how things stand, for whoever watches; asked seldom. Figures of one name are neighbours.
+    fn figures(&self) -> Vec<Figure> {
+        Vec::new()
+    }
 }
 
 /// Where a datagram came from.

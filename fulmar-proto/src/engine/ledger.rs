@@ -23,6 +23,11 @@ impl Ledger {
         self.proved = true;
     }
 
+    /// Whether the peer is proved.
+    pub fn is_proved(&self) -> bool {
+        self.proved
+    }
+
     /// Bytes that may be said now.
     pub fn room(&self) -> usize {
         if self.proved {

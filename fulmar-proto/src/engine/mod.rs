@@ -24,7 +24,7 @@ pub use ranges::RangeSet;
 pub use rtt::RttEstimator;
 pub use seq::Wrapped;
 pub use sessions::Sessions;
-pub use stats::{CounterKind, Counters};
+pub use stats::{CounterKind, Counters, Figure};
 pub use timers::{Deadlines, TimerKind, Timers};
 pub use units::{Bitrate, Bytes};
 pub use window::{ReplayWindow, SendWindow};

@@ -47,6 +47,17 @@ impl<K: CounterKind> Counters<K> {
             .for_each(|&kind| self.add(kind, other.get(kind)));
     }
 
+    /// Every count as a figure, in the order of [`CounterKind::ALL`].
+    pub fn figures(&self) -> impl Iterator<Item = Figure> {
+        K::ALL.iter().map(|&kind| Figure {
+            name: kind.name(),
+            help: kind.help(),
+            gauge: false,
+            label: None,
+            value: self.get(kind),
+        })
+    }
+
     /// Every name with its count, in the order of [`CounterKind::ALL`].
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
         K::ALL.iter().map(|&kind| (kind.name(), self.get(kind)))
@@ -65,6 +76,21 @@ impl<K: CounterKind> fmt::Debug for Counters<K> {
     }
 }
 
+/// One figure of an endpoint, as metrics show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Figure {
+    /// What it is, in `snake_case`, without the protocol; bytes end in `_bytes`.
+    pub name: &'static str,
+    /// One sentence about it.
+    pub help: &'static str,
+    /// Whether it can fall.
+    pub gauge: bool,
+    /// Name and value of what tells it from the others of its name, out of a fixed set.
+    pub label: Option<(&'static str, &'static str)>,
+    /// How much, or how many.
+    pub value: u64,
+}
+
 /// An enum that names counters.
 pub trait CounterKind: Copy + 'static {
     /// Every kind, in the order of [`index`](Self::index).
@@ -77,6 +103,9 @@ pub trait CounterKind: Copy + 'static {
 
     /// Name in metrics and JSON, in `snake_case`, without the protocol.
     fn name(self) -> &'static str;
+
+    /// One sentence on what is counted.
+    fn help(self) -> &'static str;
 }
 
 #[cfg(test)]
@@ -101,6 +130,10 @@ mod tests {
                 Self::Datagrams => "datagrams",
                 Self::Duplicates => "duplicates",
             }
+        }
+
+        fn help(self) -> &'static str {
+            "It happened."
         }
     }
 

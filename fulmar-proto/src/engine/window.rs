@@ -72,6 +72,13 @@ impl<T> SendWindow<T> {
         Some(item)
     }
 
+    /// Moves an empty window on to `pos`, when that is ahead: what lies between will never be needed.
+    pub fn skip_to(&mut self, pos: u64) {
+        if self.ring.is_empty() {
+            self.base = self.base.max(pos);
+        }
+    }
+
     /// The items with their positions, ascending.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &T)> {
         (self.base..).zip(&self.ring)

@@ -6,9 +6,11 @@
 //! does *not* parse, decrypt or keep time beyond "when was this block last touched".
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::config::{ACCEPT_AHEAD, BLOCK};
+use crate::engine::RangeSet;
 use crate::fec::{BlockDecoder, Inserted, Scheme, Scratch};
 
 /// Buffers and a budget shared by all receiving sessions of an endpoint.
@@ -79,6 +81,8 @@ pub(super) struct Blocks {
     rebuilt: u64,
     late: u64,
     bytes_in: u64,
+    /// Blocks that were there before the session began: those ahead, and the range that ends at `front`.
+    had: RangeSet,
 }
 
 #[derive(Debug)]
@@ -119,6 +123,7 @@ impl Blocks {
             rebuilt: 0,
             late: 0,
             bytes_in: 0,
+            had: RangeSet::new(),
         }
     }
 
@@ -131,6 +136,43 @@ impl Blocks {
     pub(super) fn chunk_len(&self, seq: u64) -> usize {
         let left = self.size - seq * self.chunk as u64;
         usize::try_from(left).map_or(self.chunk, |left| left.min(self.chunk))
+    }
+
+    /// Blocks that lie whole within these file bytes are there already.
+    pub(super) fn have(&mut self, bytes: Range<u64>, pool: &mut Pool) {
+        let size = BLOCK * self.chunk as u64;
+        let last = self.total.div_ceil(BLOCK);
+        let end = if bytes.end >= self.size {
+            last
+        } else {
+            bytes.end / size
+        };
+        let first = bytes.start.div_ceil(size).max(self.front);
+        if first >= end {
+            return;
+        }
+        for gap in self.had.gaps(first..end) {
+            self.bytes_in += (gap.end * size).min(self.size) - gap.start * size;
+        }
+        let near = self.slots.len() as u64;
+        for block in first..end.min(self.front + near) {
+            let at = (block - self.front) as usize;
+            match std::mem::replace(&mut self.slots[at], Slot::Done) {
+                Slot::Open(open) => release(open.decoder, pool),
+                Slot::Untouched | Slot::Spilled { .. } | Slot::Done => {}
+            }
+        }
+        self.had.insert(first..end);
+        self.settle();
+    }
+
+    /// The first ranges of blocks ahead that were there before the session, as first block and count.
+    pub(super) fn had(&self, limit: usize) -> Vec<(u32, u32)> {
+        let narrow = |block: u64| u32::try_from(block).unwrap_or(u32::MAX);
+        let ranges = self.had.iter().take(limit);
+        ranges
+            .map(|range| (narrow(range.start), narrow(range.end - range.start)))
+            .collect()
     }
 
     /// Whether every chunk is there.
@@ -334,7 +376,12 @@ impl Blocks {
         let at = at as usize;
         if at >= self.slots.len() {
             let was = self.slots.len();
-            self.slots.resize_with(at + 1, || Slot::Untouched);
+            let (front, had) = (self.front, &self.had);
+            self.slots
+                .extend((was..=at).map(|i| match had.contains(front + i as u64) {
+                    true => Slot::Done,
+                    false => Slot::Untouched,
+                }));
             // Blocks two behind the new highest have closed: what they lack now was lost at the first try.
             for closed in was.saturating_sub(2)..at.saturating_sub(1) {
                 let k = k(self.total, self.front + closed as u64);
@@ -425,10 +472,25 @@ impl Blocks {
 
     fn finish(&mut self, at: usize) {
         self.slots[at] = Slot::Done;
+        self.settle();
+    }
+
+    /// Moves the front over all that is done.
+    fn settle(&mut self) {
         while matches!(self.slots.front(), Some(Slot::Done)) {
             self.slots.pop_front();
             self.front += 1;
         }
+        if self.slots.is_empty() {
+            self.front = self.had.next_gap(self.front);
+        }
+        // The range that ends at the front stays: the sender may not have heard of it. Of one before that it has, or
+        // it would not have sent what lies between.
+        let behind = |range: &Range<u64>| range.start < self.front;
+        let last = self.had.iter().take_while(behind).last();
+        let keep = last.filter(|range| range.end >= self.front);
+        self.had
+            .remove_below(keep.map_or(self.front, |range| range.start));
     }
 
     /// Hands up what the oldest open block has, and keeps its bitmap only. `false` when there is none but the

@@ -3,8 +3,10 @@
 //! Wire constants are `const`; what may differ between two sides of one session is a field of [`Config`]. It does
 //! *not* hold anything chosen by a peer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::crypto::Secret;
 use crate::engine::Bitrate;
 
 /// Largest UDP payload ever sent or accepted (2.2).
@@ -108,6 +110,13 @@ pub struct Config {
     pub socket_datagrams: u32,
     /// Refuse plain sessions (receiver).
     pub require_encryption: bool,
+    /// The static key this side proves to hold when it answers a request (18.7); none when it has no identity.
+    pub host_key: Option<Arc<Secret>>,
+    /// The port a PUSH_ACCEPT names: that of the endpoint's own socket (4.5.4). With 0 the
+    /// client stays with the port it asked at.
+    pub port: u16,
+    /// A request to push or to pull unanswered this long has failed (15 s).
+    pub call_timeout: Duration,
 }
 
 /// The two field orders of a heartbeat (7.2).
@@ -145,6 +154,9 @@ impl Default for Config {
             layout: None,
             socket_datagrams: 0,
             require_encryption: false,
+            host_key: None,
+            port: 0,
+            call_timeout: Duration::from_secs(15),
         }
     }
 }

@@ -241,7 +241,10 @@ impl Feedback {
         self.delivery = f64::from(beat.delivery);
         self.reported = f64::from(beat.loss) / 10_000.0;
         self.ever_reported |= beat.loss > 0;
-        let counts = beat.extension.and_then(|extension| extension.feedback);
+        let counts = beat
+            .extension
+            .as_ref()
+            .and_then(|extension| extension.feedback);
         self.room = counts.map(|counts| counts.room);
         let (stamp, held) = match counts {
             Some(counts) => (
@@ -271,7 +274,11 @@ impl Feedback {
         if self.open.sent == 0.0 {
             return Delta::default();
         }
-        match beat.extension.and_then(|extension| extension.feedback) {
+        match beat
+            .extension
+            .as_ref()
+            .and_then(|extension| extension.feedback)
+        {
             Some(counts) => {
                 let Some((received, at)) = self.counted.replace((counts.received, counts.at))
                 else {

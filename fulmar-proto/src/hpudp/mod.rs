@@ -22,12 +22,14 @@ mod feedback;
 mod keys;
 mod packet;
 mod parity;
+mod pull;
 mod rate;
 mod receiver;
 mod sender;
 mod session;
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 pub use config::{
@@ -56,10 +58,85 @@ pub struct Request {
     pub name: String,
     /// Bytes.
     pub size: u64,
-    /// xxHash64 of the whole file, hash seed 0 (3.2).
+    /// xxHash64 of the whole file, hash seed 0 (3.2); 0 for a bundle, which carries its own.
     pub hash: u64,
     /// Encrypt the contents (5).
     pub encrypt: bool,
+    /// How the session begins.
+    pub via: Via,
+    /// What the receiver has to prove.
+    pub trust: Trust,
+    /// The bytes are a bundle (18.8). A receiver that knows none fails the session with [`Failure::NoBundles`]
+    /// before a byte of it has left.
+    pub bundle: bool,
+}
+
+impl Request {
+    /// A plain offer of a file to a receiver that waits for one: no encryption, anybody may answer.
+    pub fn new(to: SocketAddr, name: impl Into<String>, size: u64, hash: u64) -> Self {
+        Self {
+            to,
+            name: name.into(),
+            size,
+            hash,
+            encrypt: false,
+            via: Via::Direct,
+            trust: Trust::Anyone,
+            bundle: false,
+        }
+    }
+}
+
+/// How a session between two sides begins (4.3 to 4.5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Via {
+    /// SESSION_REQ to a receiver that waits.
+    #[default]
+    Direct,
+    /// PUSH_REQ to a daemon.
+    Push,
+    /// PULL_REQ to a daemon.
+    Pull,
+}
+
+/// A file to fetch from a daemon.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// The daemon.
+    pub to: SocketAddr,
+    /// Its name there, at most [`NAME_MAX`] bytes.
+    pub name: String,
+    /// Ask for encrypted contents (5).
+    pub encrypt: bool,
+    /// What the daemon has to prove.
+    pub trust: Trust,
+    /// A bundle is welcome (18.8).
+    pub bundle: bool,
+}
+
+/// What the side that answers has to prove (18.7.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// Nothing.
+    #[default]
+    Anyone,
+    /// That it holds some static key, which is reported.
+    AnyKey,
+    /// That it holds the static key with this SHA-256.
+    Key([u8; 32]),
+}
+
+impl Trust {
+    fn check(self, shown: Option<&[u8; 32]>) -> Result<(), Failure> {
+        match (self, shown) {
+            (Self::Anyone, _) | (Self::AnyKey, Some(_)) => Ok(()),
+            (Self::AnyKey | Self::Key(_), None) => Err(Failure::NoIdentity),
+            (Self::Key(expected), Some(shown)) if crate::crypto::sha256(shown) == expected => {
+                Ok(())
+            }
+            (Self::Key(_), Some(shown)) => Err(Failure::OtherIdentity(*shown)),
+        }
+    }
 }
 
 /// What the application asks.
@@ -71,6 +148,32 @@ pub enum Command {
         tag: Tag,
         /// What to send, and where.
         request: Request,
+    },
+    /// Fetch a file. When the daemon grants it an [`Event::Offered`] of this tag follows.
+    Pull {
+        /// The application's name for the session.
+        tag: Tag,
+        /// What to fetch, and where.
+        wish: Wish,
+    },
+    /// Grants what a peer asked for. Answers [`Event::Asked`].
+    Serve {
+        /// Session.
+        tag: Tag,
+        /// Bytes.
+        size: u64,
+        /// xxHash64 of the whole file; 0 for a bundle.
+        hash: u64,
+        /// It is a bundle: only if the peer said that one is welcome.
+        bundle: bool,
+    },
+    /// Byte ranges of the file that the application had before the session began: they are not sent again. In any
+    /// state of an accepted session; whole blocks only count.
+    Have {
+        /// Session.
+        tag: Tag,
+        /// Ranges of file offsets.
+        ranges: Vec<Range<u64>>,
     },
     /// Answers [`Event::Want`]: exactly the bytes asked for.
     Supply {
@@ -100,6 +203,12 @@ pub enum Command {
         /// Session.
         tag: Tag,
     },
+    /// From now on, all sessions of this endpoint together send no faster than this; `None` lifts it.
+    /// [`Config::max_rate`] goes on to bound each of them.
+    Limit {
+        /// UDP payload, in equal shares for the sessions that send.
+        rate: Option<Bitrate>,
+    },
     /// End a session and tell the peer why: refuse an offer, report a hash mismatch or a full disk, or give up
     /// sending.
     Abort {
@@ -121,6 +230,22 @@ pub enum Event {
         encrypted: bool,
         /// Whether the peer understands our extension block.
         extended: bool,
+        /// The static key the peer proves to hold: what it sends is checked under it, and what it gets only its
+        /// holder can read.
+        identity: Option<[u8; 32]>,
+    },
+    /// Daemon: a peer asks for a file. Answer with [`Command::Serve`] or [`Command::Abort`].
+    Asked {
+        /// Session, named by the endpoint.
+        tag: Tag,
+        /// Who asks, by an address that has proved nothing.
+        from: SocketAddr,
+        /// Name as the peer wrote it, up to its NUL; hostile until checked.
+        name: Vec<u8>,
+        /// Whether contents will be encrypted.
+        encrypted: bool,
+        /// Whether a bundle is welcome.
+        bundle: bool,
     },
     /// Sender: supply these bytes. Asked in file order, a whole block at a time.
     Want {
@@ -143,10 +268,16 @@ pub enum Event {
         name: Vec<u8>,
         /// Bytes; 1 to [`FILE_MAX`], or 0 from a peer with the extension.
         size: u64,
-        /// xxHash64 the file must have.
-        hash: u64,
+        /// xxHash64 the file must have, if the peer has said it: a push says it later.
+        hash: Option<u64>,
         /// Whether contents will be encrypted.
         encrypted: bool,
+        /// How the session began: asked for by this side, or not.
+        via: Via,
+        /// The bytes will be a bundle (18.8).
+        bundle: bool,
+        /// The static key the sender proves to hold.
+        identity: Option<[u8; 32]>,
     },
     /// Receiver: bytes of the file, each byte exactly once, in no particular order. Answer with
     /// [`Command::Stored`]. Sent only after [`Command::Accept`].
@@ -163,6 +294,8 @@ pub enum Event {
     Received {
         /// Session.
         tag: Tag,
+        /// xxHash64 the file must have; means nothing for a bundle.
+        hash: u64,
     },
     /// How a session stands, ten times a second while it lives.
     Progress {
@@ -268,6 +401,20 @@ impl Reason {
     pub const STORAGE: Self = Self(0xf1);
     /// The receiver accepts encrypted sessions only (ours).
     pub const NEEDS_ENCRYPTION: Self = Self(0xf2);
+
+    /// Every reason that has a name, with that name as metrics write it.
+    pub const NAMED: [(Self, &'static str); 10] = [
+        (Self::COLLISION, "collision"),
+        (Self::HASH_MISMATCH, "hash_mismatch"),
+        (Self::BUSY, "busy"),
+        (Self::NOT_FOUND, "not_found"),
+        (Self::EXISTS, "exists"),
+        (Self::NO_ENCRYPTION, "no_encryption"),
+        (Self::DISCONNECT, "disconnect"),
+        (Self::INVALID, "invalid"),
+        (Self::STORAGE, "storage"),
+        (Self::NEEDS_ENCRYPTION, "needs_encryption"),
+    ];
 }
 
 impl std::fmt::Display for Reason {
@@ -306,4 +453,28 @@ pub enum Failure {
     /// The key the peer sent is one that no honest peer sends.
     #[error("the peer sent an unusable key")]
     BadKey,
+    /// The peer proves no identity, and one was demanded.
+    #[error("the peer does not prove who it is")]
+    NoIdentity,
+    /// The peer proves to hold this static key, and another was expected.
+    #[error("the peer holds another key than the one known")]
+    OtherIdentity([u8; 32]),
+    /// The peer takes single files only; nothing was sent.
+    #[error("the peer takes single files only")]
+    NoBundles,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_with_a_sentence_has_a_name() {
+        for code in 0..=255 {
+            let reason = Reason(code);
+            let unknown = reason.to_string().starts_with("unknown reason");
+            let named = Reason::NAMED.iter().any(|(it, _)| *it == reason);
+            assert_eq!(named, !unknown, "{code:#04x}");
+        }
+    }
 }

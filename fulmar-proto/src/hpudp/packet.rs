@@ -4,6 +4,7 @@
 //! module does *not* know sessions; whether a well-formed packet makes sense is for its receiver to say.
 
 use super::config::{DATAGRAM_MAX, HEADER, Layout, NACKS, TAG};
+use super::keys::{SIGNATURE, Signer};
 
 /// The packet types of v5.0 (2.3). Later versions' types are unknown here and dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,9 @@ pub(super) enum Kind {
     Reject = 0x04,
     Complete = 0x05,
     AckClose = 0x06,
+    PullReq = 0x07,
+    PushReq = 0x08,
+    PushAccept = 0x09,
     SessionAccept = 0x0a,
 }
 
@@ -28,6 +32,9 @@ impl Kind {
             0x04 => Self::Reject,
             0x05 => Self::Complete,
             0x06 => Self::AckClose,
+            0x07 => Self::PullReq,
+            0x08 => Self::PushReq,
+            0x09 => Self::PushAccept,
             0x0a => Self::SessionAccept,
             _ => return None,
         })
@@ -151,7 +158,7 @@ impl SessionReq {
         out.extend_from_slice(&self.name);
         out.push(0);
         if let Some(extension) = &self.extension {
-            extension.encode(&mut out);
+            extension.encode(&mut out, None);
         }
         out
     }
@@ -173,14 +180,8 @@ impl SessionReq {
             key = Some(*bytes);
             payload = rest;
         }
-        let nul = payload.iter().position(|&byte| byte == 0);
-        let name = payload[..nul.unwrap_or(payload.len())].to_vec();
-        let beyond = if nul.is_none() {
-            beyond.strip_prefix(&[0]).unwrap_or(beyond)
-        } else {
-            beyond
-        };
-        let extension = Extension::parse(datagram, beyond.len());
+        let (name, nul_counted, beyond) = name_and_rest(payload, beyond);
+        let extension = Extension::unsigned(datagram, beyond.len());
         if extension.is_none() && !beyond.is_empty() {
             return None;
         }
@@ -190,10 +191,183 @@ impl SessionReq {
             rate: u32::from_be_bytes(*rate),
             key,
             name,
-            nul_counted: nul.is_some(),
+            nul_counted,
             extension,
         })
     }
+}
+
+/// A name up to its NUL, whether PayloadLen counted that, and what follows it (3.1).
+fn name_and_rest<'a>(payload: &[u8], beyond: &'a [u8]) -> (Vec<u8>, bool, &'a [u8]) {
+    match payload.iter().position(|&byte| byte == 0) {
+        Some(at) => (payload[..at].to_vec(), true, beyond),
+        None => {
+            let rest = beyond.strip_prefix(&[0]).unwrap_or(beyond);
+            (payload.to_vec(), false, rest)
+        }
+    }
+}
+
+/// PUSH_REQ (3.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PushReq {
+    pub(super) size: u64,
+    /// Only a later dialect says it here.
+    pub(super) hash: Option<u64>,
+    pub(super) key: Option<[u8; 32]>,
+    pub(super) name: Vec<u8>,
+    pub(super) extension: Option<Extension>,
+}
+
+impl PushReq {
+    pub(super) fn encode(&self, session: u32) -> Vec<u8> {
+        let mut payload = self.size.to_be_bytes().to_vec();
+        payload.extend_from_slice(self.key.as_ref().map_or(&[], |key| &key[..]));
+        payload.extend_from_slice(&self.name);
+        payload.push(0);
+        let flags = if self.key.is_some() { flag::SEALED } else { 0 };
+        let mut out = control(Kind::PushReq, session, &payload, flags);
+        if let Some(extension) = &self.extension {
+            extension.encode(&mut out, None);
+        }
+        out
+    }
+
+    /// Tells the two dialects apart by whether what follows the size can be a name (18.3.1).
+    pub(super) fn parse(header: &Header, datagram: &[u8]) -> Option<Self> {
+        let (payload, beyond) = bare(header, datagram)?;
+        let (size, payload) = payload.split_first_chunk::<8>()?;
+        let (key, payload) = split_key(header, payload)?;
+        let (hash, named) = if looks_like_name(payload) {
+            (None, payload)
+        } else {
+            let (hash, rest) = payload.split_first_chunk::<8>()?;
+            let (_rate, rest) = rest.split_first_chunk::<4>()?;
+            (Some(u64::from_be_bytes(*hash)), rest)
+        };
+        let (name, _, beyond) = name_and_rest(named, beyond);
+        Some(Self {
+            size: u64::from_be_bytes(*size),
+            hash,
+            key,
+            name,
+            extension: trailer(datagram, beyond)?,
+        })
+    }
+}
+
+/// PULL_REQ (3.5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PullReq {
+    pub(super) key: Option<[u8; 32]>,
+    pub(super) name: Vec<u8>,
+    pub(super) extension: Option<Extension>,
+}
+
+impl PullReq {
+    /// Padded with zeros to `pad` bytes, which pay for the answer (19.5.5).
+    pub(super) fn encode(&self, session: u32, pad: usize) -> Vec<u8> {
+        let mut payload = self.key.map_or_else(Vec::new, |key| key.to_vec());
+        payload.extend_from_slice(&self.name);
+        payload.push(0);
+        let flags = if self.key.is_some() { flag::SEALED } else { 0 };
+        let mut out = control(Kind::PullReq, session, &payload, flags);
+        if let Some(extension) = &self.extension {
+            extension.encode(&mut out, None);
+        }
+        let padded = out.len().max(pad);
+        out.resize(padded, 0);
+        out
+    }
+
+    pub(super) fn parse(header: &Header, datagram: &[u8]) -> Option<Self> {
+        let (payload, beyond) = bare(header, datagram)?;
+        let (key, payload) = split_key(header, payload)?;
+        let (name, _, beyond) = name_and_rest(payload, beyond);
+        Some(Self {
+            key,
+            name,
+            extension: trailer(datagram, beyond)?,
+        })
+    }
+}
+
+/// PUSH_ACCEPT (3.4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PushAccept {
+    /// Where SESSION_REQ and DATA go; a later dialect leaves it out.
+    pub(super) port: Option<u16>,
+    pub(super) key: Option<[u8; 32]>,
+    pub(super) extension: Option<Extension>,
+}
+
+impl PushAccept {
+    pub(super) fn encode(&self, session: u32) -> Vec<u8> {
+        let mut payload = self
+            .port
+            .map_or_else(Vec::new, |port| port.to_be_bytes().to_vec());
+        payload.extend_from_slice(self.key.as_ref().map_or(&[], |key| &key[..]));
+        let flags = if self.key.is_some() { flag::SEALED } else { 0 };
+        let mut out = control(Kind::PushAccept, session, &payload, flags);
+        if let Some(extension) = &self.extension {
+            extension.encode(&mut out, None);
+        }
+        out
+    }
+
+    pub(super) fn parse(header: &Header, datagram: &[u8]) -> Option<Self> {
+        let (payload, beyond) = bare(header, datagram)?;
+        let (port, rest) = match payload.len() % 32 {
+            0 => (None, payload),
+            _ => {
+                let (port, rest) = payload.split_first_chunk::<2>()?;
+                (Some(u16::from_be_bytes(*port)), rest)
+            }
+        };
+        let key = match (header.sealed(), rest.len()) {
+            (true, 32) => rest.first_chunk().copied(),
+            (false, 0) => None,
+            _ => return None,
+        };
+        Some(Self {
+            port,
+            key,
+            extension: trailer(datagram, beyond)?,
+        })
+    }
+}
+
+/// Payload of a request or answer and what lies beyond it; none has a sequence, a block or a stamp.
+fn bare<'a>(header: &Header, datagram: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+    if header.seq != 0 || header.block != 0 || header.stamp != 0 {
+        return None;
+    }
+    datagram
+        .get(HEADER..)?
+        .split_at_checked(usize::from(header.len))
+}
+
+fn split_key<'a>(header: &Header, payload: &'a [u8]) -> Option<(Option<[u8; 32]>, &'a [u8])> {
+    if !header.sealed() {
+        return Some((None, payload));
+    }
+    let (key, rest) = payload.split_first_chunk::<32>()?;
+    Some((Some(*key), rest))
+}
+
+/// What may follow a request or an answer: our block, or padding. Anything else is damage, and one damaged bit must not
+/// turn another packet into this one.
+fn trailer(datagram: &[u8], beyond: &[u8]) -> Option<Option<Extension>> {
+    match Extension::unsigned(datagram, beyond.len()) {
+        None if beyond.iter().any(|byte| *byte != 0) => None,
+        extension => Some(extension),
+    }
+}
+
+fn looks_like_name(bytes: &[u8]) -> bool {
+    let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
+    let text = std::str::from_utf8(bytes);
+    !bytes.is_empty() && text.is_ok_and(|text| !text.chars().any(char::is_control))
 }
 
 /// HEARTBEAT (7.2), and what our extension adds beyond its payload.
@@ -215,7 +389,14 @@ pub(super) struct Heartbeat {
 const FIXED: usize = 36;
 
 impl Heartbeat {
-    pub(super) fn encode(&self, session: u32, layout: Layout, out: &mut Vec<u8>) {
+    /// Signed by `signer` when the session has one (18.7).
+    pub(super) fn encode(
+        &self,
+        session: u32,
+        layout: Layout,
+        out: &mut Vec<u8>,
+        signer: Option<&mut Signer>,
+    ) {
         let count = self.nacks.len().min(NACKS);
         let header = Header::control(Kind::Heartbeat, session, FIXED + 8 * count, 0);
         out.extend_from_slice(&header.encode());
@@ -244,7 +425,7 @@ impl Heartbeat {
             out.extend_from_slice(&seq.to_be_bytes());
         }
         if let Some(extension) = &self.extension {
-            extension.encode(out);
+            extension.encode(out, signer);
         }
     }
 
@@ -281,10 +462,18 @@ impl Heartbeat {
 }
 
 /// The block `HPX1` beyond PayloadLen, where v5.0 peers never look (18.4).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Extension {
     /// What the side that sends it understands; see [`feature`].
     pub(super) features: u32,
+    /// The static key of the side that answers (18.7).
+    pub(super) host_key: Option<[u8; 32]>,
+    /// The session carries a bundle, or should (18.8).
+    pub(super) bundle: bool,
+    /// Blocks the receiver had before the session began, as first block and count (18.8).
+    pub(super) had: Vec<(u32, u32)>,
+    /// The datagram is signed; whether rightly its session knows.
+    pub(super) signed: bool,
     /// Full datagrams the receiver's socket can hold; 0 when unknown.
     pub(super) socket_datagrams: u32,
     pub(super) feedback: Option<Feedback>,
@@ -298,8 +487,10 @@ pub(super) mod feature {
     pub(in super::super) const EMPTY: u32 = 2;
     /// The receiver answers ACK_CLOSE with ACK_CLOSE, which ends the sender's linger.
     pub(in super::super) const CLOSE_ECHO: u32 = 4;
+    /// Keys bound to the whole handshake and the answering side's identity, and signed control packets (18.7).
+    pub(in super::super) const KEYS: u32 = 8;
     /// All that this version knows.
-    pub(in super::super) const ALL: u32 = FEEDBACK | EMPTY | CLOSE_ECHO;
+    pub(in super::super) const ALL: u32 = FEEDBACK | EMPTY | CLOSE_ECHO | KEYS;
 }
 
 /// Exact counts, from which a sender derives delivery rate and loss without guessing.
@@ -322,18 +513,44 @@ const MAGIC: [u8; 4] = *b"HPX1";
 const TLV_FEATURES: u8 = 0x01;
 const TLV_SOCKET: u8 = 0x04;
 const TLV_SUM: u8 = 0x05;
+const TLV_HOST_KEY: u8 = 0x06;
+const TLV_BUNDLE: u8 = 0x07;
+const TLV_HAD: u8 = 0x08;
+const TLV_SIGNATURE: u8 = 0x09;
+const SIGNATURE_FIELD: usize = 2 + SIGNATURE;
+/// Ranges that fit in a field.
+pub(super) const HAD_MAX: usize = 31;
 const TLV_FEEDBACK: u8 = 0x10;
 /// Bytes of the largest block this version writes.
-pub(super) const EXTENSION_MAX: usize = 6 + 6 + 6 + 34 + 6;
+pub(super) const EXTENSION_MAX: usize = 6 + 6 + 6 + 34 + SIGNATURE_FIELD;
 
 impl Extension {
     /// Appends the block to `out`, which holds the datagram so far: the block ends with a CRC-32 of all before it,
     /// because nothing else guards a control packet against damage that slips past UDP's checksum.
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+    /// `signer` proves more, and takes its place.
+    pub(super) fn encode(&self, out: &mut Vec<u8>, signer: Option<&mut Signer>) {
         let start = out.len();
         out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(&[0, 0, TLV_FEATURES, 4]);
-        out.extend_from_slice(&self.features.to_be_bytes());
+        out.extend_from_slice(&[0, 0]);
+        if self.features != 0 {
+            out.extend_from_slice(&[TLV_FEATURES, 4]);
+            out.extend_from_slice(&self.features.to_be_bytes());
+        }
+        if let Some(key) = &self.host_key {
+            out.extend_from_slice(&[TLV_HOST_KEY, 32]);
+            out.extend_from_slice(key);
+        }
+        if self.bundle {
+            out.extend_from_slice(&[TLV_BUNDLE, 0]);
+        }
+        let had = &self.had[..self.had.len().min(HAD_MAX)];
+        if !had.is_empty() {
+            out.extend_from_slice(&[TLV_HAD, (had.len() * 8) as u8]);
+            for (first, count) in had {
+                out.extend_from_slice(&first.to_be_bytes());
+                out.extend_from_slice(&count.to_be_bytes());
+            }
+        }
         if self.socket_datagrams != 0 {
             out.extend_from_slice(&[TLV_SOCKET, 4]);
             out.extend_from_slice(&self.socket_datagrams.to_be_bytes());
@@ -346,10 +563,17 @@ impl Extension {
             out.extend_from_slice(&feedback.held.to_be_bytes());
             out.extend_from_slice(&feedback.room.to_be_bytes());
         }
-        out.extend_from_slice(&[TLV_SUM, 4]);
-        let len = (out.len() + 4 - start) as u16;
+        let (last, value) = match signer {
+            Some(_) => (TLV_SIGNATURE, SIGNATURE),
+            None => (TLV_SUM, 4),
+        };
+        out.extend_from_slice(&[last, value as u8]);
+        let len = (out.len() + value - start) as u16;
         out[start + 4..start + 6].copy_from_slice(&len.to_be_bytes());
-        out.extend_from_slice(&crc32fast::hash(out).to_be_bytes());
+        match signer {
+            Some(signer) => signer.sign(out),
+            None => out.extend_from_slice(&crc32fast::hash(out).to_be_bytes()),
+        }
     }
 
     /// Reads the block in the last `beyond` bytes of a datagram. `None` when there is none, or a damaged one;
@@ -379,13 +603,33 @@ impl Extension {
                         room: u32_of(value.get(28..)?)?,
                     });
                 }
+                (TLV_HOST_KEY, 32) => out.host_key = value.first_chunk().copied(),
+                (TLV_BUNDLE, 0) => out.bundle = true,
+                (TLV_HAD, len) if len % 8 == 0 => {
+                    let (ranges, _) = value.as_chunks::<8>();
+                    let range = |&[a, b, c, d, e, f, g, h]: &[u8; 8]| {
+                        let (first, count) = ([a, b, c, d], [e, f, g, h]);
+                        (u32::from_be_bytes(first), u32::from_be_bytes(count))
+                    };
+                    out.had = ranges.iter().map(range).collect();
+                }
                 (TLV_SUM, 4) if rest.is_empty() => {
                     whole = u32_of(value)? == crc32fast::hash(&datagram[..end - 4]);
+                }
+                // Nothing may follow a signature: what it does not cover would be anybody's.
+                (TLV_SIGNATURE, SIGNATURE) if rest.is_empty() && end == datagram.len() => {
+                    out.signed = true;
+                    whole = true;
                 }
                 _ => {}
             }
         }
         whole.then_some(out)
+    }
+
+    /// The block of a request or an answer: there is no key yet to sign with.
+    pub(super) fn unsigned(datagram: &[u8], beyond: usize) -> Option<Self> {
+        Self::parse(datagram, beyond).filter(|it| !it.signed)
     }
 
     pub(super) fn has(&self, bit: u32) -> bool {
@@ -410,6 +654,20 @@ pub(super) fn control(kind: Kind, session: u32, payload: &[u8], flags: u8) -> Ve
     out
 }
 
+/// The same, signed when the session has the means (18.7.4).
+pub(super) fn signed(
+    kind: Kind,
+    session: u32,
+    payload: &[u8],
+    signer: Option<&mut Signer>,
+) -> Vec<u8> {
+    let mut out = control(kind, session, payload, 0);
+    if signer.is_some() {
+        Extension::default().encode(&mut out, signer);
+    }
+    out
+}
+
 /// The payload of such a packet. `None` unless it has exactly the shape its kind has: one damaged bit must not turn a
 /// heartbeat or a chunk into a packet that ends a session.
 pub(super) fn exact<'a>(header: &Header, datagram: &'a [u8]) -> Option<&'a [u8]> {
@@ -417,15 +675,20 @@ pub(super) fn exact<'a>(header: &Header, datagram: &'a [u8]) -> Option<&'a [u8]>
     let (payload, beyond) = rest.split_at_checked(usize::from(header.len))?;
     let zero = header.seq == 0 && header.block == 0 && header.stamp == 0;
     let shape = match header.kind {
-        Kind::Reject => payload.len() == 1 && beyond.is_empty(),
-        Kind::Complete | Kind::AckClose => payload.is_empty() && beyond.is_empty(),
-        Kind::SessionAccept => {
-            let known = beyond.is_empty() || Extension::parse(datagram, beyond.len()).is_some();
-            payload.len() == 32 && header.sealed() && known
-        }
-        Kind::SessionReq | Kind::Data | Kind::Parity | Kind::Heartbeat => false,
+        Kind::Reject => payload.len() == 1,
+        Kind::Complete | Kind::AckClose => payload.is_empty(),
+        // Without a key it accepts a bundle that goes in the clear (18.8).
+        Kind::SessionAccept => payload.len() == if header.sealed() { 32 } else { 0 },
+        Kind::SessionReq
+        | Kind::Data
+        | Kind::Parity
+        | Kind::Heartbeat
+        | Kind::PullReq
+        | Kind::PushReq
+        | Kind::PushAccept => false,
     };
-    (zero && shape).then_some(payload)
+    let known = beyond.is_empty() || Extension::parse(datagram, beyond.len()).is_some();
+    (zero && shape && known).then_some(payload)
 }
 
 /// Reads any bytes with every parser of the protocol, and checks that what they understood reads the same once it is
@@ -455,12 +718,39 @@ pub fn read_and_write_back(bytes: &[u8]) {
             assert_eq!(SessionReq::parse(&header, &again), Some(request));
         }
     }
+    if let Some(request) = PushReq::parse(&header, bytes).filter(|it| it.hash.is_none())
+        && header.kind == Kind::PushReq
+        && looks_like_name(&request.name)
+    {
+        let again = request.encode(header.session);
+        if let Some((header, _)) = Header::parse(&again) {
+            assert_eq!(PushReq::parse(&header, &again), Some(request));
+        }
+    }
+    if let Some(request) = PullReq::parse(&header, bytes).filter(|_| header.kind == Kind::PullReq) {
+        let again = request.encode(header.session, 0);
+        if let Some((header, _)) = Header::parse(&again) {
+            assert_eq!(PullReq::parse(&header, &again), Some(request));
+        }
+    }
+    if let Some(accept) =
+        PushAccept::parse(&header, bytes).filter(|_| header.kind == Kind::PushAccept)
+    {
+        let again = accept.encode(header.session);
+        if let Some((header, _)) = Header::parse(&again) {
+            assert_eq!(PushAccept::parse(&header, &again), Some(accept));
+        }
+    }
     for layout in [Layout::Text, Layout::Reference] {
         let Some(beat) = Heartbeat::parse(&header, bytes, layout) else {
             continue;
         };
+        // A signature is checked by those who have the key; written back it is a checksum.
+        if beat.extension.as_ref().is_some_and(|it| it.signed) {
+            continue;
+        }
         let mut again = Vec::new();
-        beat.encode(header.session, layout, &mut again);
+        beat.encode(header.session, layout, &mut again, None);
         if let Some((header, _)) = Header::parse(&again) {
             assert_eq!(Heartbeat::parse(&header, &again, layout), Some(beat));
         }
@@ -563,7 +853,7 @@ mod tests {
         for (layout, body) in [(Layout::Text, text), (Layout::Reference, reference)] {
             let want = hex(&format!("{head}{body}"));
             let mut out = Vec::new();
-            beat.encode(ID, layout, &mut out);
+            beat.encode(ID, layout, &mut out, None);
             assert_eq!(out, want);
             let (header, _) = Header::parse(&out).unwrap();
             assert_eq!(
@@ -603,6 +893,40 @@ mod tests {
     }
 
     #[test]
+    fn push_and_pull_vectors_20_8() {
+        let pull = hex(
+            "07deadbeef00000000000000000000000000000000000b0000000000000000007265706f72742e62696e00",
+        );
+        let push = hex(
+            "08deadbeef00000000000000000000000000000000001300000000000000000000000000000f42407265706f72742e62696e00",
+        );
+        let accept = hex("09deadbeef0000000000000000000000000000000000020000000000000000002329");
+        let (header, _) = Header::parse(&pull).unwrap();
+        let request = PullReq::parse(&header, &pull).unwrap();
+        assert_eq!(request.name, b"report.bin");
+        assert_eq!(request.encode(ID, 0), pull);
+        let (header, _) = Header::parse(&push).unwrap();
+        let request = PushReq::parse(&header, &push).unwrap();
+        assert_eq!((request.size, request.hash), (1_000_000, None));
+        assert_eq!(request.name, b"report.bin");
+        assert_eq!(request.encode(ID), push);
+        let (header, _) = Header::parse(&accept).unwrap();
+        let answer = PushAccept::parse(&header, &accept).unwrap();
+        assert_eq!((answer.port, answer.key), (Some(9001), None));
+        assert_eq!(answer.encode(ID), accept);
+        // The later dialect puts hash and rate before the name (18.3.1).
+        let mut later = push[..40].to_vec();
+        later.extend(0xb978_085c_c8e7_010e_u64.to_be_bytes());
+        later.extend([0; 4]);
+        later.extend(b"report.bin\0");
+        later[22] = 31;
+        let (header, _) = Header::parse(&later).unwrap();
+        let request = PushReq::parse(&header, &later).unwrap();
+        assert_eq!(request.hash, Some(0xb978_085c_c8e7_010e));
+        assert_eq!(request.name, b"report.bin");
+    }
+
+    #[test]
     fn headerless_parity_of_the_known_peer_is_no_request() {
         let mut junk = vec![0u8; 1372];
         junk[..4].copy_from_slice(&[0, 100, 0, 5]);
@@ -618,6 +942,9 @@ mod tests {
         fn parsers_are_total(bytes in proptest::collection::vec(any::<u8>(), 0..1500)) {
             if let Some((header, rest)) = Header::parse(&bytes) {
                 let _ = SessionReq::parse(&header, &bytes);
+                let _ = PushReq::parse(&header, &bytes);
+                let _ = PullReq::parse(&header, &bytes);
+                let _ = PushAccept::parse(&header, &bytes);
                 let _ = Heartbeat::parse(&header, &bytes, Layout::Text);
                 let _ = Heartbeat::parse(&header, &bytes, Layout::Reference);
                 let _ = header.sealed_plaintext_len(rest.len());
@@ -635,23 +962,44 @@ mod tests {
         #[test]
         fn request_and_heartbeat_round_trip(
             name in "[a-z]{1,64}", size: u64, hash: u64, rate: u32, key: Option<[u8; 32]>, nul_counted: bool,
-            features: u32, socket_datagrams: u32, received: u64, at: u64, highest: u64, held: u32, room: u32,
+            features: u32, host_key: Option<[u8; 32]>, bundle: bool,
+            had in proptest::collection::vec(any::<(u32, u32)>(), 0..=HAD_MAX),
+            port: Option<u16>, socket_datagrams: u32, received: u64, at: u64, highest: u64, held: u32, room: u32,
             nacks in proptest::collection::vec(any::<u64>(), 0..=NACKS), loss in 0u16..=10_000, reference: bool,
         ) {
             let feedback = Some(Feedback { received, at, highest, held, room });
-            let extension = Some(Extension { features, socket_datagrams, feedback });
-            let request = SessionReq { size, hash, rate, key, name: name.into_bytes(), nul_counted, extension };
+            let extension = Some(Extension {
+                features, host_key, bundle, had, signed: false, socket_datagrams, feedback,
+            });
+            let push = PushReq {
+                size, hash: None, key, name: name.clone().into_bytes(), extension: extension.clone(),
+            };
+            let bytes = push.encode(7);
+            let (header, _) = Header::parse(&bytes).unwrap();
+            prop_assert_eq!(PushReq::parse(&header, &bytes).unwrap(), push);
+            let pull = PullReq {
+                key, name: name.clone().into_bytes(), extension: extension.clone(),
+            };
+            let bytes = pull.encode(7, 1000);
+            prop_assert!(bytes.len() >= 1000);
+            let (header, _) = Header::parse(&bytes).unwrap();
+            prop_assert_eq!(PullReq::parse(&header, &bytes).unwrap(), pull);
+            let accept = PushAccept { port, key, extension: extension.clone() };
+            let bytes = accept.encode(7);
+            let (header, _) = Header::parse(&bytes).unwrap();
+            prop_assert_eq!(PushAccept::parse(&header, &bytes).unwrap(), accept);
+            let request = SessionReq { size, hash, rate, key, name: name.into_bytes(), nul_counted, extension: extension.clone() };
             let bytes = request.encode(7);
             let (header, _) = Header::parse(&bytes).unwrap();
             prop_assert_eq!(SessionReq::parse(&header, &bytes).unwrap(), request);
 
-            let extension = if nacks.len() > NACKS - 9 { None } else { extension };
+            let extension = if nacks.len() > 100 { None } else { extension };
             let beat = Heartbeat {
                 delivery: rate, flush: rate, loss, echo: hash, dispersion: at, contiguous: size, nacks, extension,
             };
             let layout = if reference { Layout::Reference } else { Layout::Text };
             let mut bytes = Vec::new();
-            beat.encode(7, layout, &mut bytes);
+            beat.encode(7, layout, &mut bytes, None);
             let (header, _) = Header::parse(&bytes).unwrap();
             prop_assert_eq!(Heartbeat::parse(&header, &bytes, layout).unwrap(), beat);
         }

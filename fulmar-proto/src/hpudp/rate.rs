@@ -95,6 +95,18 @@ impl Controller {
         }
     }
 
+    /// From now on the rate is at most so many bytes a second. A fixed rate stays what it is: the sender's cap holds
+    /// without its controller.
+    pub(super) fn set_max(&mut self, max: f64) {
+        let (rate, limits) = match self {
+            Self::Delivery(it) => (&mut it.rate, &mut it.limits),
+            Self::Hpudp(it) => (&mut it.rate, &mut it.limits),
+            Self::Fixed(_) => return,
+        };
+        limits.max = max;
+        *rate = limits.clamp(*rate);
+    }
+
     pub(super) fn on_report(&mut self, report: &Report) {
         match self {
             Self::Delivery(it) => it.on_report(report),

@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::blocks::{Pool, Run};
-use super::{Config, Event};
-use crate::engine::{CounterKind, Counters, TimerKind};
+use super::{Config, Event, Reason};
+use crate::engine::{CounterKind, Counters, Figure, TimerKind};
 
 /// What a session borrows from its endpoint for the length of one call.
 #[derive(Debug)]
@@ -16,6 +16,7 @@ pub(super) struct Shared<'a> {
     pub(super) pool: &'a mut Pool,
     pub(super) events: &'a mut VecDeque<Event>,
     pub(super) counters: &'a mut Counters<Counter>,
+    pub(super) rejects: &'a mut Rejects,
     /// Scratch for runs on their way into events.
     pub(super) runs: &'a mut Vec<Run>,
     /// Watch nonces.
@@ -29,6 +30,7 @@ pub(super) struct Common {
     pub(super) pool: Pool,
     pub(super) events: VecDeque<Event>,
     pub(super) counters: Counters<Counter>,
+    pub(super) rejects: Rejects,
     pub(super) runs: Vec<Run>,
     pub(super) guard: bool,
 }
@@ -40,6 +42,7 @@ impl Common {
             config,
             events: VecDeque::new(),
             counters: Counters::new(),
+            rejects: Rejects::default(),
             runs: Vec::new(),
             guard: false,
         }
@@ -51,9 +54,41 @@ impl Common {
             pool: &mut self.pool,
             events: &mut self.events,
             counters: &mut self.counters,
+            rejects: &mut self.rejects,
             runs: &mut self.runs,
             guard: self.guard,
         }
+    }
+}
+
+/// How often which peer was told no, or that it is over.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rejects {
+    named: [u64; Reason::NAMED.len()],
+    /// Of reasons without a name.
+    other: u64,
+}
+
+impl Rejects {
+    pub(super) fn count(&mut self, reason: Reason) {
+        let at = Reason::NAMED.iter().position(|(it, _)| *it == reason);
+        *at.map_or(&mut self.other, |at| &mut self.named[at]) += 1;
+    }
+
+    pub(super) fn figures(&self) -> impl Iterator<Item = Figure> {
+        let named = Reason::NAMED
+            .iter()
+            .zip(self.named)
+            .map(|((_, name), value)| (*name, value));
+        named
+            .chain([("other", self.other)])
+            .map(|(reason, value)| Figure {
+                name: "rejects",
+                help: "Sessions refused or given up by this side, by the reason told to the peer.",
+                gauge: false,
+                label: Some(("reason", reason)),
+                value,
+            })
     }
 }
 
@@ -129,6 +164,8 @@ pub enum Counter {
     Busy,
     /// Sessions that followed their peer to a new address.
     Rebound,
+    /// Bytes said to addresses that had proved nothing (E1).
+    Unproved,
 }
 
 impl CounterKind for Counter {
@@ -143,6 +180,7 @@ impl CounterKind for Counter {
         Self::Backpressure,
         Self::Busy,
         Self::Rebound,
+        Self::Unproved,
     ];
 
     fn index(self) -> usize {
@@ -161,6 +199,23 @@ impl CounterKind for Counter {
             Self::Backpressure => "backpressure",
             Self::Busy => "busy",
             Self::Rebound => "rebound",
+            Self::Unproved => "unproved_bytes",
+        }
+    }
+
+    fn help(self) -> &'static str {
+        match self {
+            Self::Datagrams => "Datagrams taken.",
+            Self::Malformed => "Datagrams that are no packet of this protocol.",
+            Self::Stray => "Packets of no session here.",
+            Self::Refused => "Packets that make no sense in their session, or fail authentication.",
+            Self::Unexpected => "Control packets that come at the wrong time.",
+            Self::Implausible => "Heartbeats that claim what cannot be.",
+            Self::Late => "Chunks and parity after everything had come.",
+            Self::Backpressure => "Packets dropped because storage was behind.",
+            Self::Busy => "Requests refused because of too many sessions.",
+            Self::Rebound => "Sessions that followed their peer to a new address.",
+            Self::Unproved => "Bytes sent to addresses that had proved nothing yet.",
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::engine::{Endpoint as _, Meta, RangeSet};
 use crate::hpudp::{
     Command, Config, Control, DATAGRAM_MAX, Endpoint, Event, Layout, Parity, Reason, Request, Tag,
-    read_and_write_back,
+    Trust, Via, Wish, read_and_write_back,
 };
 
 /// HP-UDP packets: parsed, written and parsed again.
@@ -67,6 +67,8 @@ struct File {
     handed_up: RangeSet,
     finished: bool,
     received: bool,
+    /// It was asked for, and its session may end before it was one.
+    asked: bool,
 }
 
 struct Script<'a> {
@@ -156,14 +158,28 @@ impl Play {
         let tag = Tag(host.sends);
         let size = SIZES[usize::from(size) % SIZES.len()];
         host.files.insert(tag, File::new(size));
-        let request = Request {
-            to: address(1 - from),
-            name: "play".to_owned(),
-            size,
-            hash: 0x5eed,
-            encrypt,
+        // Every way to begin takes its turn: offered, pushed, pulled from the other side.
+        let via = [Via::Direct, Via::Push, Via::Pull][(host.sends % 3) as usize];
+        let command = match via {
+            Via::Direct | Via::Push => Command::Send {
+                tag,
+                request: Request {
+                    encrypt,
+                    via,
+                    ..Request::new(address(1 - from), "play", size, 0x5eed)
+                },
+            },
+            Via::Pull => Command::Pull {
+                tag,
+                wish: Wish {
+                    to: address(1 - from),
+                    name: "play".to_owned(),
+                    encrypt,
+                    trust: Trust::Anyone,
+                    bundle: false,
+                },
+            },
         };
-        let command = Command::Send { tag, request };
         host.endpoint.handle_command(self.now, command);
     }
 
@@ -240,10 +256,26 @@ impl Host {
     }
 
     fn answer(&mut self, event: Event) -> Option<Command> {
-        if let Event::Offered { tag, size, .. } = event {
+        if let Event::Offered { tag, size, via, .. } = event {
             let known = self.files.insert(tag, File::new(size));
-            assert!(known.is_none(), "{tag:?} offered twice");
+            assert_eq!(known.is_some(), via == Via::Pull, "{tag:?} offered twice");
             return self.answering.then_some(Command::Accept { tag });
+        }
+        if let Event::Asked { tag, .. } = event {
+            let size = SIZES[(tag.0 % SIZES.len() as u64) as usize];
+            // Who is not granted what it asked for is forgotten without more ado.
+            let file = File {
+                asked: true,
+                ..File::new(size)
+            };
+            let known = self.files.insert(tag, file);
+            assert!(known.is_none(), "{tag:?} asked twice");
+            return self.answering.then_some(Command::Serve {
+                tag,
+                size,
+                hash: 0x5eed,
+                bundle: false,
+            });
         }
         let tag = tag_of(&event);
         let file = self.files.get_mut(&tag);
@@ -294,11 +326,14 @@ impl Host {
                 None
             }
             Event::Closed { .. } => {
-                assert!(file.finished, "closed before it finished");
+                assert!(file.finished || file.asked, "closed before it finished");
                 self.files.remove(&tag);
                 None
             }
-            Event::Connected { .. } | Event::Progress { .. } | Event::Offered { .. } => None,
+            Event::Connected { .. }
+            | Event::Progress { .. }
+            | Event::Offered { .. }
+            | Event::Asked { .. } => None,
         }
     }
 
@@ -336,6 +371,7 @@ impl File {
             handed_up: RangeSet::new(),
             finished: false,
             received: false,
+            asked: false,
         }
     }
 }
@@ -422,7 +458,8 @@ fn tag_of(event: &Event) -> Tag {
         | Event::Want { tag, .. }
         | Event::Offered { tag, .. }
         | Event::Chunk { tag, .. }
-        | Event::Received { tag }
+        | Event::Received { tag, .. }
+        | Event::Asked { tag, .. }
         | Event::Progress { tag, .. }
         | Event::Finished { tag, .. }
         | Event::Closed { tag } => *tag,

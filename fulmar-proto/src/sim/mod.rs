@@ -33,4 +33,4 @@ pub use link::{Deliveries, Delivery, Fate, Link, LinkConfig, LinkStats, Loss};
 pub use net::{LinkId, Net, NodeId};
 pub use profile::Profile;
 pub use rng::Rng;
-pub use transfer::{Flow, FlowId, Outcome, Transfer, World};
+pub use transfer::{Flow, FlowId, Outcome, Terms, Transfer, World};

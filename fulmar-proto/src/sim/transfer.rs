@@ -7,13 +7,16 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::link::{LinkConfig, LinkStats};
 use super::net::{Net, NodeId};
 use super::rng::Rng;
 use crate::engine::RangeSet;
-use crate::hpudp::{Command, Config, Endpoint, Event, Failure, Request, Snapshot, Tag};
+use crate::hpudp::{
+    Command, Config, Endpoint, Event, Failure, Request, Snapshot, Tag, Trust, Via, Wish,
+};
 
 /// One file over one path.
 #[derive(Clone, Debug)]
@@ -85,6 +88,23 @@ impl Transfer {
     }
 }
 
+/// How a transfer of a [`World`] begins, and what is asked of it.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// Contents in flight encrypted.
+    pub encrypt: bool,
+    /// Who begins, and how.
+    pub via: Via,
+    /// What the side that answers has to prove.
+    pub trust: Trust,
+    /// A bundle, as far as the wire can tell.
+    pub bundle: bool,
+    /// Ranges of the file that the receiver has before it begins, told once so many bytes have come.
+    pub had: Vec<Range<u64>>,
+    /// When that is told.
+    pub had_after: u64,
+}
+
 /// Names a transfer of a [`World`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FlowId(u64);
@@ -96,10 +116,15 @@ pub struct Flow {
     to: NodeId,
     size: u64,
     content: u64,
+    terms: Terms,
+    told: bool,
+    tag_at_sender: Option<Tag>,
     tag_at_receiver: Option<Tag>,
     started: Instant,
     stored: RangeSet,
     wrong: u64,
+    /// The identity each side saw of the other.
+    pub identity: Option<[u8; 32]>,
     /// Bytes handed up so far, whatever they are.
     pub bytes: u64,
     /// Until verified.
@@ -117,8 +142,13 @@ pub struct Flow {
 impl Flow {
     /// Every byte came, exactly once and exactly as sent.
     pub fn exact(&self) -> bool {
-        let whole = self.size == 0 || self.stored.gaps(0..self.size).next().is_none();
-        whole && self.wrong == 0 && self.bytes == self.size
+        let mut there = self.stored.clone();
+        for range in &self.terms.had {
+            there.insert(range.clone());
+        }
+        let whole = self.size == 0 || there.gaps(0..self.size).next().is_none();
+        let once = self.bytes == self.size || !self.terms.had.is_empty();
+        whole && self.wrong == 0 && once
     }
 
     fn verify(&mut self, now: Instant) -> bool {
@@ -166,17 +196,52 @@ impl World {
 
     /// Starts a transfer now.
     pub fn send(&mut self, from: NodeId, to: NodeId, size: u64, encrypt: bool) -> FlowId {
+        let terms = Terms {
+            encrypt,
+            ..Terms::default()
+        };
+        self.start(from, to, size, terms)
+    }
+
+    /// Starts a transfer of other terms now; whatever they are, bytes go from `from` to `to`.
+    pub fn start(&mut self, from: NodeId, to: NodeId, size: u64, terms: Terms) -> FlowId {
         let id = FlowId(self.flows.len() as u64);
+        let tag = Tag(id.0);
         let content = self.rng.next_u64();
+        let pulled = terms.via == Via::Pull;
+        let name = format!("{}", id.0);
+        let (node, command) = if pulled {
+            let wish = Wish {
+                to: self.net.addr(from),
+                name,
+                encrypt: terms.encrypt,
+                trust: terms.trust,
+                bundle: terms.bundle,
+            };
+            (to, Command::Pull { tag, wish })
+        } else {
+            let request = Request {
+                encrypt: terms.encrypt,
+                via: terms.via,
+                trust: terms.trust,
+                bundle: terms.bundle,
+                ..Request::new(self.net.addr(to), name, size, content)
+            };
+            (from, Command::Send { tag, request })
+        };
         let flow = Flow {
             from,
             to,
             size,
             content,
-            tag_at_receiver: None,
+            terms,
+            told: false,
+            tag_at_sender: (!pulled).then_some(tag),
+            tag_at_receiver: pulled.then_some(tag),
             started: self.net.now(),
             stored: RangeSet::new(),
             wrong: 0,
+            identity: None,
             bytes: 0,
             received_after: None,
             sent: None,
@@ -185,20 +250,7 @@ impl World {
             receiver: Snapshot::default(),
         };
         self.flows.insert(id, flow);
-        let request = Request {
-            to: self.net.addr(to),
-            name: format!("{}", id.0),
-            size,
-            hash: content,
-            encrypt,
-        };
-        self.net.command(
-            from,
-            Command::Send {
-                tag: Tag(id.0),
-                request,
-            },
-        );
+        self.net.command(node, command);
         self.pump();
         id
     }
@@ -206,6 +258,19 @@ impl World {
     /// A transfer.
     pub fn flow(&self, id: FlowId) -> &Flow {
         &self.flows[&id]
+    }
+
+    /// A transfer, taken out of the world: for when the world has ended.
+    ///
+    /// # Panics
+    /// If it was taken before.
+    pub fn take(&mut self, id: FlowId) -> Flow {
+        self.flows.remove(&id).expect("each flow is taken once")
+    }
+
+    /// Every host's endpoint.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.nodes.iter().map(|node| self.net.node(*node))
     }
 
     /// Runs until `done`, or for `limit` of virtual time; whether `done` was reached.
@@ -249,7 +314,7 @@ impl World {
                 mut buffer,
             } => {
                 buffer.resize(len, 0);
-                fill(self.flows[&FlowId(tag.0)].content, offset, &mut buffer);
+                fill(self.of_sender(node, tag)?.content, offset, &mut buffer);
                 Some(Command::Supply {
                     tag,
                     offset,
@@ -260,18 +325,28 @@ impl World {
                 tag,
                 name,
                 size,
-                hash,
+                identity,
+                bundle,
                 ..
             } => {
-                let id = String::from_utf8(name)
-                    .ok()
-                    .and_then(|name| name.parse().ok())
-                    .map(FlowId)?;
-                let flow = self.flows.get_mut(&id)?;
-                let ours =
-                    flow.size == size && flow.content == hash && flow.tag_at_receiver.is_none();
-                ours.then(|| flow.tag_at_receiver = Some(tag))
-                    .map(|()| Command::Accept { tag })
+                let flow = self.named(name)?;
+                let new = flow.tag_at_receiver.is_none() || flow.tag_at_receiver == Some(tag);
+                if !new || flow.size != size || (bundle && !flow.terms.bundle) {
+                    return None;
+                }
+                flow.tag_at_receiver = Some(tag);
+                flow.identity = flow.identity.or(identity);
+                Some(Command::Accept { tag })
+            }
+            Event::Asked { tag, name, .. } => {
+                let flow = self.named(name)?;
+                flow.tag_at_sender = Some(tag);
+                Some(Command::Serve {
+                    tag,
+                    size: flow.size,
+                    hash: flow.content,
+                    bundle: flow.terms.bundle,
+                })
             }
             Event::Chunk { tag, offset, bytes } => {
                 let mut want = std::mem::take(&mut self.scratch);
@@ -284,6 +359,12 @@ impl World {
                 }
                 flow.stored.insert(offset..end);
                 flow.bytes += bytes.len() as u64;
+                let told = flow.told || flow.terms.had.is_empty();
+                if !told && flow.bytes >= flow.terms.had_after {
+                    flow.told = true;
+                    let ranges = flow.terms.had.clone();
+                    self.net.command(node, Command::Have { tag, ranges });
+                }
                 self.scratch = want;
                 let len = bytes.len();
                 Some(Command::Stored {
@@ -292,8 +373,9 @@ impl World {
                     len,
                 })
             }
-            Event::Received { tag } => {
-                let good = self.of_receiver(node, tag)?.verify(now);
+            Event::Received { tag, hash } => {
+                let flow = self.of_receiver(node, tag)?;
+                let good = flow.verify(now) && hash == flow.content;
                 good.then_some(Command::Verified { tag })
             }
             Event::Progress { tag, snapshot } => {
@@ -317,7 +399,12 @@ impl World {
                 }
                 None
             }
-            Event::Connected { .. } | Event::Closed { .. } => None,
+            Event::Connected { tag, identity, .. } => {
+                let flow = self.of_sender(node, tag)?;
+                flow.identity = flow.identity.or(identity);
+                None
+            }
+            Event::Closed { .. } => None,
         }
     }
 
@@ -329,8 +416,13 @@ impl World {
 
     fn of_sender(&mut self, node: NodeId, tag: Tag) -> Option<&mut Flow> {
         self.flows
-            .get_mut(&FlowId(tag.0))
-            .filter(|flow| flow.from == node)
+            .values_mut()
+            .find(|flow| flow.from == node && flow.tag_at_sender == Some(tag))
+    }
+
+    fn named(&mut self, name: Vec<u8>) -> Option<&mut Flow> {
+        let id = String::from_utf8(name).ok()?.parse().ok()?;
+        self.flows.get_mut(&FlowId(id))
     }
 }
 

@@ -223,6 +223,12 @@ impl Apps {
                     reason: Reason::NOT_FOUND,
                 });
             }
+            Event::Asked { tag, .. } => {
+                return Some(Command::Abort {
+                    tag,
+                    reason: Reason::NOT_FOUND,
+                });
+            }
             Event::Closed { .. } | Event::Chunk { .. } | Event::Received { .. } => {}
         }
         None
@@ -234,7 +240,7 @@ impl Apps {
                 tag, size, hash, ..
             } => {
                 self.offers += 1;
-                if hash == self.content && size == self.size && self.tag.is_none() {
+                if hash == Some(self.content) && size == self.size && self.tag.is_none() {
                     self.tag = Some(tag);
                 } else if self.strangers == Strangers::Ignored {
                     return None;
@@ -268,10 +274,10 @@ impl Apps {
                 }
                 return Some(stored);
             }
-            Event::Received { tag } if self.tag == Some(tag) => {
+            Event::Received { tag, .. } if self.tag == Some(tag) => {
                 self.verify_at = Some((now + self.verifying, tag));
             }
-            Event::Received { tag } => {
+            Event::Received { tag, .. } => {
                 return Some(Command::Abort {
                     tag,
                     reason: Reason::HASH_MISMATCH,
@@ -295,6 +301,12 @@ impl Apps {
             }
             Event::Closed { tag } => {
                 self.claims.remove(&tag);
+            }
+            Event::Asked { tag, .. } => {
+                return Some(Command::Abort {
+                    tag,
+                    reason: Reason::NOT_FOUND,
+                });
             }
             Event::Progress { .. }
             | Event::Finished { .. }
@@ -412,11 +424,8 @@ impl Pair {
 
     pub(crate) fn send(&mut self, encrypt: bool) {
         let request = Request {
-            to: B,
-            name: "file".into(),
-            size: self.apps.size,
-            hash: self.apps.content,
             encrypt,
+            ..Request::new(B, "file", self.apps.size, self.apps.content)
         };
         let tag = Tag(1);
         self.net.command(self.a, Command::Send { tag, request });

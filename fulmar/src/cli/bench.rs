@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use fulmar::config::{parse_bytes, parse_duration, parse_fraction};
+use fulmar::config::{parse_bitrate, parse_bytes, parse_duration, parse_fraction};
 use fulmar_proto::engine::{Bitrate, Bytes};
 
 use super::fault::{Exit, Fault};
-use super::{Talk, rate, stop_on_signals};
+use super::{Talk, stop_on_signals};
 use crate::bench::net::{self, Cell, Kind, Standing, Table, Update};
 use crate::{bench, ui};
 
@@ -48,7 +48,7 @@ struct Net {
     #[arg(long, value_name = "SHARE,..", value_delimiter = ',', value_parser = parse_fraction)]
     loss: Vec<f64>,
     /// Rates each way, such as 100M,1G [default: a selection of six links; 100M if --rtt or --loss is given]
-    #[arg(long, value_name = "RATE,..", value_delimiter = ',', value_parser = rate)]
+    #[arg(long, value_name = "RATE,..", value_delimiter = ',', value_parser = parse_bitrate)]
     rate: Vec<Bitrate>,
     /// The full grid: 1, 50, 140 ms by 0, 0.1, 1, 5, 33 % by 100, 1000 Mbit/s
     #[arg(long, conflicts_with_all = ["rtt", "loss", "rate"])]
@@ -87,7 +87,7 @@ struct Link {
     #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = parse_fraction)]
     loss: f64,
     /// Rate each way
-    #[arg(long, value_name = "RATE", default_value = "100M", value_parser = rate)]
+    #[arg(long, value_name = "RATE", default_value = "100M", value_parser = parse_bitrate)]
     rate: Bitrate,
     /// Of every draw of loss
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]

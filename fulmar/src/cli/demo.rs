@@ -12,7 +12,8 @@ use serde::Serialize;
 
 use super::fault::{Exit, Fault};
 use super::link::{Link, described};
-use super::{Pace, Talk, stop_on_signals};
+use super::pace::Pace;
+use super::{Talk, stop_on_signals};
 use crate::ui::{self, Narrator, Role, Voice, escaped, short_time};
 
 /// The options of `fulmar demo`.

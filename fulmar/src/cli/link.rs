@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use fulmar::config::{parse_duration, parse_fraction};
+use fulmar::config::{parse_bitrate, parse_duration, parse_fraction};
 use fulmar_proto::engine::Bitrate;
 use fulmar_proto::sim::{LinkConfig, Loss, Profile};
 
-use super::rate;
 use crate::ui::short_time;
 
 /// The options that choose a link.
@@ -26,7 +25,7 @@ pub(super) struct Link {
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     rtt: Option<Duration>,
     /// Rate each way, in place of the link's own, such as 100M
-    #[arg(long, value_name = "RATE", value_parser = rate)]
+    #[arg(long, value_name = "RATE", value_parser = parse_bitrate)]
     rate: Option<Bitrate>,
 }
 

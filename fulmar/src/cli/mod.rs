@@ -8,7 +8,9 @@
 mod bench;
 mod demo;
 mod fault;
+mod key;
 mod link;
+mod pace;
 mod recv;
 mod send;
 mod sim;
@@ -18,11 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use fulmar::config::parse_bitrate;
-use fulmar_proto::engine::Bitrate;
-use fulmar_proto::hpudp::{Config, Control, Parity};
-use fulmar_proto::sim::Profile;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::ui::Voice;
@@ -49,6 +47,9 @@ enum Verb {
     Send(send::Options),
     /// Receive files into a directory
     Recv(recv::Options),
+    /// Show, change and forget the keys that say who is who
+    #[command(subcommand, arg_required_else_help = false)]
+    Key(key::Verb),
     /// Run a protocol over a simulated link, in virtual time
     #[command(subcommand, arg_required_else_help = false)]
     Sim(sim::Protocol),
@@ -64,6 +65,7 @@ pub(crate) fn run() -> ExitCode {
         Ok(cli) => match cli.verb {
             Verb::Send(options) => send::run(&options),
             Verb::Recv(options) => recv::run(&options),
+            Verb::Key(verb) => key::run(&verb),
             Verb::Sim(sim::Protocol::Hpudp(options)) => sim::run(&options),
             Verb::Demo(options) => demo::run(&options),
             Verb::Bench(options) => bench::run(&options),
@@ -99,70 +101,6 @@ impl Talk {
     fn voice(self) -> Voice {
         Voice::chosen(self.json, self.quiet)
     }
-}
-
-/// How a sender chooses its rate and its parity.
-#[derive(Clone, Copy, Debug, Args)]
-struct Pace {
-    /// What sets the rate: delivery (delivery rate and queueing delay), hpudp (the published rules) or fixed
-    #[arg(long, value_name = "RULES", value_enum, default_value_t = Rules::Delivery)]
-    cc: Rules,
-    /// How much parity follows each block: adaptive (what ends the transfer soonest) or table (the published one)
-    #[arg(long, value_name = "RULE", value_enum, default_value_t = Fec::Adaptive)]
-    fec: Fec,
-}
-
-impl Pace {
-    /// The configuration of a sender on a link of ours, which has to find the rate by itself unless that is fixed.
-    fn config_for(self, link: &Profile) -> Result<Config, Fault> {
-        self.config(link.up.rate.filter(|_| self.cc == Rules::Fixed))
-    }
-
-    /// The configuration of a sender that never exceeds `cap`.
-    fn config(self, cap: Option<Bitrate>) -> Result<Config, Fault> {
-        let mut config = Config {
-            max_rate: cap,
-            ..Config::default()
-        };
-        config.control = match self.cc {
-            Rules::Delivery => Control::Delivery,
-            Rules::Hpudp => Control::Hpudp,
-            Rules::Fixed => Control::Fixed,
-        };
-        config.parity = match self.fec {
-            Fec::Adaptive => Parity::Adaptive,
-            Fec::Table => Parity::Table,
-        };
-        match (self.cc, cap) {
-            (Rules::Fixed, Some(rate)) => config.start_rate = rate,
-            (Rules::Fixed, None) => {
-                return Err(Fault::usage(
-                    "--cc fixed needs --rate, the rate that is fixed, such as --rate 50M",
-                ));
-            }
-            (Rules::Delivery | Rules::Hpudp, Some(rate)) => {
-                config.start_rate = config.start_rate.min(rate)
-            }
-            (Rules::Delivery | Rules::Hpudp, None) => {}
-        }
-        if let Some(rate) = cap {
-            config.min_rate = config.min_rate.min(rate);
-        }
-        Ok(config)
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Rules {
-    Delivery,
-    Hpudp,
-    Fixed,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Fec {
-    Adaptive,
-    Table,
 }
 
 /// A flag that the first SIGINT or SIGTERM raises; the second one ends the process at once.
@@ -234,11 +172,6 @@ fn subcommands(usage: &str) -> Vec<String> {
 /// The port of HP-UDP direct transfers when none is given.
 const PORT: u16 = 9000;
 
-/// Reads `--rate`.
-fn rate(text: &str) -> Result<Bitrate, fulmar::config::UnitError> {
-    parse_bitrate(text)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -258,9 +191,15 @@ mod tests {
     fn bad_usage_is_one_sentence_with_the_argument_and_what_it_may_be() {
         for (line, needles) in [
             (
-                "fulmar send f h --cc tcp",
-                ["--cc", "delivery, hpudp, fixed"],
+                "fulmar send f h --policy tcp",
+                ["--policy", "fair, fixed, hpudp"],
             ),
+            ("fulmar send f h --dscp af99", ["--dscp", "0 to 63"]),
+            (
+                "fulmar send f h --bwlimit 8-9=1M",
+                ["--bwlimit", "08:00-18:00=20M"],
+            ),
+            ("fulmar key", ["subcommand", "rotate"]),
             ("fulmar send f h --fec none", ["--fec", "adaptive, table"]),
             ("fulmar send f h --rate 10m", ["--rate", "1.5Gbit"]),
             ("fulmar sim hpudp --loss 120%", ["--loss", "0% to 100%"]),
@@ -287,36 +226,5 @@ mod tests {
                 );
             }
         }
-    }
-
-    #[test]
-    fn a_rate_caps_every_controller() {
-        let cap = Bitrate::from_bits_per_sec(1_000_000);
-        for cc in [Rules::Delivery, Rules::Hpudp, Rules::Fixed] {
-            let config = Pace {
-                cc,
-                fec: Fec::Table,
-            }
-            .config(Some(cap))
-            .unwrap();
-            assert_eq!(config.max_rate, Some(cap));
-            assert!(config.start_rate <= cap && config.min_rate <= cap);
-            assert_eq!(config.parity, Parity::Table);
-        }
-        assert!(
-            Pace {
-                cc: Rules::Fixed,
-                fec: Fec::Table
-            }
-            .config(None)
-            .is_err()
-        );
-        let free = Pace {
-            cc: Rules::Delivery,
-            fec: Fec::Adaptive,
-        }
-        .config(None)
-        .unwrap();
-        assert_eq!(free.start_rate, Config::default().start_rate);
     }
 }

@@ -10,6 +10,7 @@ use clap::Args;
 use fulmar::transfer::{ReceiveOptions, Receiver, TransferError};
 
 use super::fault::{Exit, Fault};
+use super::pace::Mark;
 use super::{PORT, Talk, stop_on_signals};
 use crate::ui::{Event, Narrator, Role};
 
@@ -25,6 +26,8 @@ pub(super) struct Options {
     /// End after the first file
     #[arg(long)]
     once: bool,
+    #[command(flatten)]
+    mark: Mark,
     #[command(flatten)]
     talk: Talk,
 }
@@ -62,6 +65,7 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
 fn bind(options: &Options) -> Result<Receiver, TransferError> {
     let receive = ReceiveOptions {
         once: options.once,
+        dscp: options.mark.dscp(),
         ..ReceiveOptions::default()
     };
     let everywhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT));

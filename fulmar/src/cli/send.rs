@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use fulmar::transfer::{self, Encryption, SendOptions};
-use fulmar_proto::engine::Bitrate;
 
 use super::fault::{Exit, Fault};
-use super::{PORT, Pace, Talk, rate, stop_on_signals};
+use super::pace::{Bounds, Pace};
+use super::{PORT, Talk, stop_on_signals};
 use crate::ui::{Narrator, Role};
 
 /// The options of `fulmar send`.
@@ -29,11 +29,10 @@ pub(super) struct Options {
     /// Send in the clear if the receiver says that it cannot decrypt; anybody on the way can forge that
     #[arg(long)]
     allow_plain: bool,
-    /// Never send faster than this, all headers but IP's included, such as 50M
-    #[arg(long, value_name = "RATE", value_parser = rate)]
-    rate: Option<Bitrate>,
     #[command(flatten)]
     pace: Pace,
+    #[command(flatten)]
+    bounds: Bounds,
     #[command(flatten)]
     talk: Talk,
 }
@@ -51,11 +50,13 @@ impl Options {
 /// Runs `fulmar send`.
 pub(super) fn run(options: &Options) -> Result<(), Fault> {
     let voice = options.talk.voice();
-    let config = options.pace.config(options.rate)?;
+    let config = options.pace.config(&options.bounds)?;
     let to = resolve(&options.host).map_err(|fault| fault.told(voice))?;
     let send = SendOptions {
         encrypt: options.encryption(),
         config,
+        bwlimit: options.bounds.bwlimit().clone(),
+        dscp: options.bounds.dscp(),
         stop: stop_on_signals()?,
         ..SendOptions::new(to)
     };
@@ -82,7 +83,14 @@ fn resolve(text: &str) -> Result<SocketAddr, Fault> {
     }
 }
 
+/// `HOST[:PORT]` as a host without brackets, and a port.
 fn split(text: &str) -> Result<(&str, u16), Fault> {
+    let (host, port) = split_port(text)?;
+    Ok((host, port.unwrap_or(PORT)))
+}
+
+/// `HOST[:PORT]` as a host without brackets, and the port if there is one.
+pub(super) fn split_port(text: &str) -> Result<(&str, Option<u16>), Fault> {
     let wrong = |problem: &str| {
         Fault::usage(format!(
             "HOST[:PORT] {text:?} {problem}; write a name or an address, with a port from 1 to 65535 if it is not {PORT}, \
@@ -91,7 +99,7 @@ fn split(text: &str) -> Result<(&str, u16), Fault> {
     };
     // An IPv6 address has colons of its own.
     if text.parse::<IpAddr>().is_ok() {
-        return Ok((text, PORT));
+        return Ok((text, None));
     }
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -119,12 +127,10 @@ fn split(text: &str) -> Result<(&str, u16), Fault> {
     if host.is_empty() {
         return Err(wrong("has no host"));
     }
-    match port.map_or(Ok(PORT), str::parse) {
-        Ok(1..) => Ok((
-            host,
-            port.and_then(|port| port.parse().ok()).unwrap_or(PORT),
-        )),
-        Ok(0) | Err(_) => Err(wrong("has a port that is none")),
+    match port.map(str::parse) {
+        None => Ok((host, None)),
+        Some(Ok(port @ 1..)) => Ok((host, Some(port))),
+        Some(Ok(0) | Err(_)) => Err(wrong("has a port that is none")),
     }
 }
 

@@ -10,9 +10,10 @@ use fulmar_proto::hpudp::{Config, FILE_MAX, Failure};
 use fulmar_proto::sim::{LinkStats, Outcome, Transfer};
 use serde::Serialize;
 
+use super::Talk;
 use super::fault::{Exit, Fault};
 use super::link::{Link, described};
-use super::{Pace, Talk};
+use super::pace::Pace;
 use crate::ui::{self, Figures, Voice, short_time};
 
 /// What can be simulated.
@@ -81,8 +82,8 @@ fn judged(outcome: &Outcome) -> Result<(), Fault> {
         (Some(Err(failure)), _) => {
             let exit = match failure {
                 Failure::NoAnswer | Failure::Silent => Exit::NoConnection,
-                Failure::Refused(_) => Exit::Refused,
-                Failure::BadKey => Exit::Identity,
+                Failure::Refused(_) | Failure::NoBundles => Exit::Refused,
+                Failure::BadKey | Failure::NoIdentity | Failure::OtherIdentity(_) => Exit::Identity,
                 Failure::Aborted(_) => Exit::Failed,
             };
             Err(Fault::new(exit, "the transfer failed").because(failure))

@@ -5,13 +5,14 @@
 //! costs a system call, so it happens only while the driver sleeps. No handle here does any input or output itself.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use flume::{Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError};
 use fulmar_proto::Endpoint;
+use fulmar_proto::engine::Figure;
 use polling::Poller;
 
 use super::socket::Buffers;
@@ -40,6 +41,12 @@ pub struct Commands<C> {
 pub struct Events<V> {
     pub(super) receiver: Receiver<V>,
     pub(super) shared: Arc<Shared>,
+}
+
+/// Looks at a driver without commanding it; clones serve other threads, and may outlive it.
+#[derive(Clone, Debug)]
+pub struct Watcher {
+    shared: Arc<Shared>,
 }
 
 /// The driver has ended: it was closed, its thread panicked, or its socket died.
@@ -114,6 +121,13 @@ impl<E: Endpoint> Handle<E> {
         self.buffers
     }
 
+    /// For those who only look.
+    pub fn watcher(&self) -> Watcher {
+        Watcher {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
     /// What was counted so far.
     pub fn stats(&self) -> Stats {
         self.shared.counters.snapshot()
@@ -131,6 +145,33 @@ impl<E: Endpoint> Handle<E> {
             Ok(endpoint) => endpoint,
             Err(panic) => std::panic::resume_unwind(panic),
         }
+    }
+}
+
+impl Watcher {
+    /// What the driver counted so far.
+    pub fn stats(&self) -> Stats {
+        self.shared.counters.snapshot()
+    }
+
+    /// What the endpoint counted so far. The driver's thread answers between two turns; where it does not within
+    /// `patience`, or has ended, its last answer stands.
+    pub fn figures(&self, patience: Duration) -> Vec<Figure> {
+        let report = &self.shared.report;
+        let answers = report
+            .answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let before = answers.count;
+        report.wanted.store(true, SeqCst);
+        self.shared.wake();
+        let (answers, _) = report
+            .answered
+            .wait_timeout_while(answers, patience, |answers| {
+                answers.count == before && !answers.last
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        answers.figures.clone()
     }
 }
 
@@ -272,6 +313,33 @@ pub(super) struct Shared {
     pub(super) stalled: AtomicBool,
     pub(super) closing: AtomicBool,
     pub(super) counters: Counters,
+    pub(super) report: Report,
+}
+
+/// Where the driver's thread leaves its endpoint's figures for a [`Watcher`].
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    pub(super) wanted: AtomicBool,
+    answers: Mutex<Answers>,
+    answered: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Answers {
+    figures: Vec<Figure>,
+    count: u64,
+    /// There will be no other.
+    last: bool,
+}
+
+impl Report {
+    pub(super) fn answer(&self, figures: Vec<Figure>, last: bool) {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.figures = figures;
+        answers.count = answers.count.wrapping_add(1);
+        answers.last = last;
+        self.answered.notify_all();
+    }
 }
 
 impl Shared {

@@ -29,12 +29,12 @@ use fulmar_proto::{Endpoint, Transmit};
 use polling::Poller;
 use rustix::io::Errno;
 
-pub use handle::{Commands, Events, Handle, NoEvent, NotTaken, Stopped};
+pub use handle::{Commands, Events, Handle, NoEvent, NotTaken, Stopped, Watcher};
 pub use limit::{RawLimit, raw_limit};
 pub use socket::{BUFFER_WANTED, Buffers, Socket};
 pub use stats::Stats;
 
-use handle::{Shared, roomy};
+use handle::{Report, Shared, roomy};
 use socket::{Flow, Inbox, SEND_MAX};
 
 /// How a driver is set up.
@@ -86,6 +86,7 @@ where
         stalled: AtomicBool::new(false),
         closing: AtomicBool::new(false),
         counters: stats::Counters::default(),
+        report: Report::default(),
     });
     let (command_in, commands) = flume::bounded(options.commands.max(1));
     let (events, event_out) = flume::bounded(options.events.max(1));
@@ -104,7 +105,9 @@ where
         .spawn(move || {
             // Only naps are subject to slack; without the right to change it they are 50 us late.
             let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-            driver.run()
+            let (shared, endpoint) = (Arc::clone(&driver.shared), driver.run());
+            shared.report.answer(endpoint.figures(), true);
+            endpoint
         })?;
     Ok(Handle {
         commands: Commands {
@@ -176,6 +179,10 @@ impl<E: Endpoint> Driver<E> {
             }
             more |= self.transmit();
             more |= self.deliver();
+            if self.shared.report.wanted.load(SeqCst) {
+                self.shared.report.wanted.store(false, SeqCst);
+                self.shared.report.answer(self.endpoint.figures(), false);
+            }
             if closing {
                 return self.endpoint;
             }
@@ -256,7 +263,7 @@ impl<E: Endpoint> Driver<E> {
         let shared = &self.shared;
         shared.asleep.store(true, SeqCst);
         let room = shared.stalled.load(SeqCst) && roomy(self.events.len(), self.events.capacity());
-        if room || !self.commands.is_empty() {
+        if room || !self.commands.is_empty() || shared.report.wanted.load(SeqCst) {
             shared.asleep.store(false, SeqCst);
             if room {
                 shared.stalled.store(false, SeqCst);

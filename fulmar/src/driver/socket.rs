@@ -4,11 +4,13 @@
 //! at a time; what the network refuses is counted and forgotten, because every protocol above repairs loss anyway
 //! (rule E8). IPv4 peers of a dual-stack socket are known to the rest of the program by their IPv4 address only.
 //!
+//! Sends are ours and not `quinn-udp`'s, which writes the whole byte that DSCP and ECN share, and so no DSCP but zero.
+//!
 //! The only file of the crate with `unsafe`: registering the socket with the poller. It does *not* wait, keep time or
-//! know any protocol, and DSCP marks are not set. On IPv6 sockets a merged batch comes without its ECN mark: `quinn-udp`
+//! know any protocol. On IPv6 sockets a merged batch comes without its ECN mark: `quinn-udp`
 //! 0.6 keeps 96 bytes of control data where four messages need 120.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 
@@ -17,9 +19,10 @@ use polling::{Event, PollMode, Poller};
 use quinn_udp::{EcnCodepoint, RecvMeta, UdpSockRef, UdpSocketState};
 use rustix::io::Errno;
 use rustix::net::sockopt;
-use socket2::{Domain, Protocol, Type};
+use socket2::{Domain, MsgHdr, Protocol, SockAddr, Type};
 
 use super::stats::Counters;
+use crate::config::Dscp;
 
 /// A bound UDP socket, ready for [`spawn`](super::spawn).
 #[derive(Debug)]
@@ -30,6 +33,7 @@ pub struct Socket {
     /// An IPv6 socket that carries IPv4 too.
     dual: bool,
     granted: Buffers,
+    dscp: Dscp,
     /// Most segments a send may have; 1 once the kernel has refused to segment.
     segments: usize,
     watched: Option<Arc<Poller>>,
@@ -88,6 +92,7 @@ impl Socket {
             local,
             dual,
             granted,
+            dscp: Dscp::default(),
             segments,
             watched: None,
         })
@@ -101,6 +106,22 @@ impl Socket {
     /// What the kernel granted.
     pub fn buffers(&self) -> Buffers {
         self.granted
+    }
+
+    /// Marks every datagram that is sent from now on. What the ECN bits say stays with each datagram.
+    ///
+    /// # Errors
+    /// If the system refuses; some ask for a privilege.
+    pub fn set_dscp(&mut self, dscp: Dscp) -> io::Result<()> {
+        let with = |byte: u32| u32::from(dscp.value()) << 2 | byte & ECN;
+        if self.local.is_ipv4() || self.dual {
+            self.io.set_tos_v4(with(self.io.tos_v4()?))?;
+        }
+        if self.local.is_ipv6() {
+            self.io.set_tclass_v6(with(self.io.tclass_v6()?))?;
+        }
+        self.dscp = dscp;
+        Ok(())
     }
 
     /// Datagrams of 1400 bytes the receive buffer holds when none is merged with its neighbours: what a sender may
@@ -224,39 +245,66 @@ impl Socket {
     }
 
     fn try_send(
-        &mut self,
+        &self,
         transmit: &Transmit,
         contents: &[u8],
-        segment_size: Option<usize>,
+        segment: Option<usize>,
     ) -> Result<(), Trouble> {
-        let transmit = quinn_udp::Transmit {
-            destination: if self.dual {
-                mapped(transmit.to)
-            } else {
-                transmit.to
-            },
-            ecn: transmit.ecn.map(|ecn| match ecn {
+        let to = SockAddr::from(if self.dual {
+            mapped(transmit.to)
+        } else {
+            transmit.to
+        });
+        let over_v4 = transmit.to.is_ipv4();
+        let mut control = Control {
+            bytes: [0; CONTROL],
+            len: 0,
+        };
+        if let Some(ecn) = transmit.ecn {
+            let bits = match ecn {
                 Ecn::Ect0 => EcnCodepoint::Ect0,
                 Ecn::Ect1 => EcnCodepoint::Ect1,
                 Ecn::Ce => EcnCodepoint::Ce,
-            }),
-            contents,
-            segment_size,
-            src_ip: transmit
-                .from_ip
-                .filter(|ip| !ip.is_unspecified() && !ip.is_multicast()),
-        };
-        let trouble = match self.state.try_send(UdpSockRef::from(&self.io), &transmit) {
-            Ok(()) => return Ok(()),
-            Err(error) => Trouble::from(&error),
-        };
-        if trouble == Trouble::Refused
-            && let Ok(state) = UdpSocketState::new(UdpSockRef::from(&self.io))
-        {
-            // quinn-udp gives up segments and ECN marks for good at any EINVAL; whose fault it was is decided above.
-            self.state = state;
+            };
+            // The kernel takes the mark and the code point in one byte, here or from the socket.
+            let byte = i32::from(self.dscp.value()) << 2 | bits as i32;
+            let (level, kind) = if over_v4 {
+                (libc::IPPROTO_IP, libc::IP_TOS)
+            } else {
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
+            };
+            control.push(level, kind, &byte.to_ne_bytes());
         }
-        Err(trouble)
+        if let Some(segment) = segment.and_then(|segment| u16::try_from(segment).ok()) {
+            control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
+        }
+        let from = transmit
+            .from_ip
+            .filter(|ip| !ip.is_unspecified() && !ip.is_multicast());
+        match from {
+            // struct in_pktinfo: no interface, the address, and a field that only reception fills.
+            Some(IpAddr::V4(ip)) => {
+                let mut info = [0; 12];
+                info[4..8].copy_from_slice(&ip.octets());
+                control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+            }
+            // struct in6_pktinfo: the address, no interface.
+            Some(IpAddr::V6(ip)) => {
+                let mut info = [0; 20];
+                info[..16].copy_from_slice(&ip.octets());
+                control.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+            }
+            None => {}
+        }
+        let contents = [IoSlice::new(contents)];
+        let message = MsgHdr::new().with_addr(&to).with_buffers(&contents);
+        let sent = if control.len == 0 {
+            self.io.sendmsg(&message, 0)
+        } else {
+            self.io
+                .sendmsg(&message.with_control(control.as_bytes()), 0)
+        };
+        sent.map(drop).map_err(|error| Trouble::from(&error))
     }
 }
 
@@ -305,6 +353,34 @@ impl Inbox {
                 take(Meta { from, to_ip, ecn }, datagram);
             }
         }
+    }
+}
+
+/// The control messages of one send, as the kernel reads them: each is its length, level and kind, then what it says, and
+/// fills whole machine words.
+struct Control {
+    bytes: [u8; CONTROL],
+    len: usize,
+}
+
+impl Control {
+    fn push(&mut self, level: i32, kind: i32, data: &[u8]) {
+        const WORD: usize = size_of::<usize>();
+        let fields = [
+            &(CONTROL_HEADER + data.len()).to_ne_bytes()[..],
+            &level.to_ne_bytes(),
+            &kind.to_ne_bytes(),
+            data,
+        ];
+        for field in fields {
+            self.bytes[self.len..self.len + field.len()].copy_from_slice(field);
+            self.len += field.len();
+        }
+        self.len = self.len.next_multiple_of(WORD);
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
     }
 }
 
@@ -393,5 +469,136 @@ const ROOM: usize = 64 << 10;
 /// What Linux books against the receive buffer for one 1400-byte datagram, in bytes.
 const DATAGRAM_COST: usize = 2304;
 const KEY: usize = 0;
+/// The bits of the traffic class that are not DSCP.
+const ECN: u32 = 0b11;
+/// Length, level and kind of a control message.
+const CONTROL_HEADER: usize = size_of::<usize>() + 8;
+/// Room for the three messages a send may carry: a byte as an integer, a segment size, an address with an interface.
+const CONTROL: usize = 96;
+
+const _: () = assert!(3 * CONTROL_HEADER + 8 + 8 + 24 <= CONTROL);
+const _: () = assert!(CONTROL_HEADER == size_of::<libc::cmsghdr>());
 
 const _: () = assert!(BATCH <= quinn_udp::BATCH_SIZE);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::mem::MaybeUninit;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use socket2::{MaybeUninitSlice, MsgHdrMut};
+
+    use super::*;
+
+    /// Marks and congestion bits side by side on every kind of socket, whole and segmented, as the receiver's kernel
+    /// tells them.
+    #[test]
+    fn marks_arrive_and_leave_the_congestion_bits_alone() {
+        let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
+        for (bind, to) in [
+            (v4, v4),
+            (v6, v6),
+            (Ipv6Addr::UNSPECIFIED.into(), v4),
+            (Ipv6Addr::UNSPECIFIED.into(), v6),
+        ] {
+            let mut socket = Socket::bind(SocketAddr::new(bind, 0)).unwrap();
+            let receiver = listener(to);
+            let at = receiver.local_addr().unwrap().as_socket().unwrap();
+            for dscp in ["cs0", "le", "af11", "ef", "63", "cs0"] {
+                let dscp: Dscp = dscp.parse().unwrap();
+                socket.set_dscp(dscp).unwrap();
+                let read_back = if to.is_ipv4() {
+                    socket.io.tos_v4().unwrap()
+                } else {
+                    socket.io.tclass_v6().unwrap()
+                };
+                assert_eq!(read_back, u32::from(dscp.value()) << 2);
+                for (ecn, bits) in [
+                    (None, 0),
+                    (Some(Ecn::Ect0), 2),
+                    (Some(Ecn::Ect1), 1),
+                    (Some(Ecn::Ce), 3),
+                ] {
+                    for (len, segment) in [(10, None), (25, Some(10))] {
+                        let transmit = Transmit {
+                            to: at,
+                            from_ip: None,
+                            ecn,
+                            len,
+                            segment,
+                        };
+                        let (bytes, mut sent) = (vec![7; len], 0);
+                        let counters = Counters::default();
+                        assert_eq!(
+                            socket.send(&transmit, &bytes, &mut sent, &counters),
+                            Flow::Done
+                        );
+                        let count = counters.snapshot().datagrams_out;
+                        assert_eq!((sent, count), (len, if segment.is_some() { 3 } else { 1 }));
+                        let marks: Vec<(usize, u8)> =
+                            (0..count).map(|_| receive(&receiver)).collect();
+                        let byte = dscp.value() << 2 | bits;
+                        let want: &[(usize, u8)] = if segment.is_some() {
+                            &[(10, byte), (10, byte), (5, byte)]
+                        } else {
+                            &[(10, byte)]
+                        };
+                        assert_eq!(marks, want, "{bind} to {to}, {dscp}, {ecn:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_datagram_leaves_from_the_address_that_is_asked_for() {
+        let mut socket = Socket::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))).unwrap();
+        let receiver = listener(Ipv4Addr::LOCALHOST.into());
+        let to = receiver.local_addr().unwrap().as_socket().unwrap();
+        let from = IpAddr::from([127, 0, 0, 77]);
+        let transmit = Transmit {
+            to,
+            from_ip: Some(from),
+            ecn: Some(Ecn::Ect0),
+            len: 5,
+            segment: Some(2),
+        };
+        assert_eq!(
+            socket.send(&transmit, b"abcde", &mut 0, &Counters::default()),
+            Flow::Done
+        );
+        let mut room = [MaybeUninit::uninit(); 9];
+        let (_, came_from) = receiver.recv_from(&mut room).unwrap();
+        assert_eq!(came_from.as_socket().unwrap().ip(), from);
+    }
+
+    fn listener(ip: IpAddr) -> socket2::Socket {
+        let addr = SocketAddr::new(ip, 0);
+        let socket = socket2::Socket::new(Domain::for_address(addr), Type::DGRAM, None).unwrap();
+        if ip.is_ipv4() {
+            socket.set_recv_tos_v4(true).unwrap();
+        } else {
+            socket.set_recv_tclass_v6(true).unwrap();
+        }
+        socket.bind(&addr.into()).unwrap();
+        socket
+    }
+
+    /// Length and traffic class of the next datagram.
+    fn receive(socket: &socket2::Socket) -> (usize, u8) {
+        let (mut bytes, mut control) = ([MaybeUninit::uninit(); 99], [MaybeUninit::new(0); 64]);
+        let mut rooms = [MaybeUninitSlice::new(&mut bytes)];
+        let mut message = MsgHdrMut::new()
+            .with_buffers(&mut rooms)
+            .with_control(&mut control);
+        let len = socket.recvmsg(&mut message, 0).unwrap();
+        assert!(message.control_len() > CONTROL_HEADER);
+        // One message; the byte, or an integer that on a little-endian machine begins with it.
+        #[allow(unsafe_code)]
+        // SAFETY: the whole array was initialised above.
+        let byte = unsafe { control[CONTROL_HEADER].assume_init() };
+        (len, byte)
+    }
+}

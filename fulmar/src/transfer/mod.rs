@@ -5,6 +5,7 @@
 //! on the calling thread too and should be quick. Nothing here draws, prints or parses; and no choice is made silently
 //! that weakens a transfer.
 
+mod limit;
 mod recv;
 mod send;
 #[cfg(test)]
@@ -19,8 +20,10 @@ use std::time::Duration;
 
 use fulmar_proto::hpudp::{Failure, Reason, Snapshot};
 
-use crate::driver::{Buffers, Stopped};
+use crate::config::Dscp;
+use crate::driver::{Buffers, Socket, Stopped};
 
+pub use limit::Following;
 pub use recv::{ReceiveOptions, Receiver, Tally};
 pub use send::{Encryption, SendOptions, Sent, send};
 
@@ -250,6 +253,16 @@ impl TransferError {
                 Kind::Identity,
                 "somebody between here and there may have changed it".into(),
             ),
+            Failure::NoIdentity => (
+                Kind::Identity,
+                "it may not be who you mean; without a demand for proof it would have been believed"
+                    .into(),
+            ),
+            Failure::OtherIdentity(_) => (
+                Kind::Identity,
+                "somebody else may answer there; if its key was changed on purpose, forget the old one".into(),
+            ),
+            Failure::NoBundles => (Kind::Refused, "send single files, without folders".into()),
             Failure::Refused(Reason::HASH_MISMATCH) => (
                 Kind::Integrity,
                 "send it again; if that repeats, check both disks and memories".into(),
@@ -290,6 +303,23 @@ fn advice_on(reason: Reason) -> &'static str {
         Reason::HASH_MISMATCH => "send it again; if that repeats, check both disks and memories",
         _ => "ask at the other side",
     }
+}
+
+/// A socket at `at` whose datagrams bear a mark.
+fn bind(at: SocketAddr, dscp: Dscp) -> Result<Socket, TransferError> {
+    let mut socket = Socket::bind(at).map_err(|error| TransferError::socket(at, error))?;
+    if dscp != Dscp::default() {
+        socket.set_dscp(dscp).map_err(|error| {
+            let advice = "use another mark; some need a privilege";
+            TransferError::new(
+                Kind::Failed,
+                format!("cannot mark datagrams as {dscp}"),
+                error,
+                advice,
+            )
+        })?;
+    }
+    Ok(socket)
 }
 
 /// Entropy for one endpoint.

@@ -15,8 +15,9 @@ use flume::Receiver as Outcomes;
 use fulmar_proto::Endpoint;
 use fulmar_proto::hpudp::{self, Command, Config, Event, Failure, Reason, Snapshot, Tag};
 
-use super::{FAREWELL, Kind, LINGER_SLACK, TICK, TransferError, Update, seed};
-use crate::driver::{self, BUFFER_WANTED, GATHER_BULK, Handle, NoEvent, Options, Socket, Stopped};
+use super::{FAREWELL, Kind, LINGER_SLACK, TICK, TransferError, Update, bind, seed};
+use crate::config::Dscp;
+use crate::driver::{self, BUFFER_WANTED, GATHER_BULK, Handle, NoEvent, Options, Stopped};
 use crate::file::{CreateError, Directory, FinishError, Partial};
 
 /// How to receive.
@@ -27,6 +28,8 @@ pub struct ReceiveOptions {
     /// End after the first transfer that brought a packet, however it ends. An offer that nothing follows is no
     /// transfer: anybody can forge one.
     pub once: bool,
+    /// How datagrams are marked for the network.
+    pub dscp: Dscp,
 }
 
 /// A bound socket and a directory that files arrive in.
@@ -73,7 +76,7 @@ impl Receiver {
                 "name a directory that exists and that you may write to",
             )
         })?;
-        let socket = Socket::bind(listen).map_err(|error| TransferError::socket(listen, error))?;
+        let socket = bind(listen, options.dscp)?;
         let mut config = options.config.clone();
         if config.socket_datagrams == 0 {
             config.socket_datagrams = socket.datagrams();
@@ -170,6 +173,7 @@ struct Receiving<'a, E: Endpoint, O> {
 struct Incoming {
     name: String,
     from: SocketAddr,
+    /// Known once every byte is there.
     hash: u64,
     state: State,
     /// Why this side ended it.
@@ -205,11 +209,16 @@ where
                 from,
                 name,
                 size,
-                hash,
                 encrypted,
-            } => self.offered(tag, from, &name, size, hash, encrypted),
+                ..
+            } => self.offered(tag, from, &name, size, encrypted),
+            // A receiver has nothing to give.
+            Event::Asked { tag, .. } => self.command(Command::Abort {
+                tag,
+                reason: Reason::NOT_FOUND,
+            }),
             Event::Chunk { tag, offset, bytes } => self.chunk(tag, offset, bytes),
-            Event::Received { tag } => self.received(tag),
+            Event::Received { tag, hash } => self.received(tag, hash),
             Event::Progress { tag, snapshot } => {
                 if let Some(incoming) = self.sessions.get(&tag) {
                     let (name, peer) = (incoming.name.clone(), incoming.from);
@@ -244,7 +253,6 @@ where
         from: SocketAddr,
         raw: &[u8],
         size: u64,
-        hash: u64,
         encrypted: bool,
     ) -> Result<(), TransferError> {
         let admitted = if self.closing {
@@ -263,7 +271,7 @@ where
                 let incoming = Incoming {
                     name,
                     from,
-                    hash,
+                    hash: 0,
                     state: State::Accepted { size },
                     fault: None,
                 };
@@ -328,12 +336,13 @@ where
     }
 
     /// Verifies a complete file on a thread of its own, which also answers the endpoint.
-    fn received(&mut self, tag: Tag) -> Result<(), TransferError> {
+    fn received(&mut self, tag: Tag, hash: u64) -> Result<(), TransferError> {
         // An empty file has brought no chunk.
         self.begin(tag)?;
         let Some(incoming) = self.sessions.get_mut(&tag) else {
             return Ok(());
         };
+        incoming.hash = hash;
         let (told, outcome) = flume::bounded(1);
         let State::Writing(partial) =
             std::mem::replace(&mut incoming.state, State::Finishing(outcome))

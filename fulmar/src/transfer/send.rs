@@ -16,8 +16,9 @@ use fulmar_proto::hpudp::{
     self, Command, Config, Event, FILE_MAX, Failure, Reason, Request, Snapshot, Tag,
 };
 
-use super::{FAREWELL, Kind, LINGER_SLACK, TICK, TransferError, Update, seed};
-use crate::driver::{self, BUFFER_WANTED, Handle, NoEvent, Socket, Stopped};
+use super::{FAREWELL, Following, Kind, LINGER_SLACK, TICK, TransferError, Update, bind, seed};
+use crate::config::{Dscp, Schedule};
+use crate::driver::{self, BUFFER_WANTED, Handle, NoEvent, Stopped};
 use crate::file::{Source, SourceError};
 
 /// Whether contents are encrypted on their way.
@@ -41,6 +42,10 @@ pub struct SendOptions {
     pub encrypt: Encryption,
     /// Parameters of the protocol.
     pub config: Config,
+    /// What may be used at which time of the day; changes while files move.
+    pub bwlimit: Schedule,
+    /// How datagrams are marked for the network.
+    pub dscp: Dscp,
     /// The local address; any free port when none is given.
     pub from: Option<SocketAddr>,
     /// Set by another thread to give up.
@@ -71,6 +76,8 @@ impl SendOptions {
             to,
             encrypt: Encryption::default(),
             config: Config::default(),
+            bwlimit: Schedule::default(),
+            dscp: Dscp::default(),
             from: None,
             stop: Arc::default(),
         }
@@ -96,7 +103,7 @@ pub fn send(
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
     let from = options.from.unwrap_or(any);
-    let socket = Socket::bind(from).map_err(|error| TransferError::socket(from, error))?;
+    let socket = bind(from, options.dscp)?;
     observer(&Update::SocketBuffers {
         granted: socket.buffers(),
         wanted: BUFFER_WANTED,
@@ -104,6 +111,7 @@ pub fn send(
     let endpoint = hpudp::Endpoint::new(options.config.clone(), seed()?);
     let handle =
         driver::spawn(socket, endpoint).map_err(|error| TransferError::socket(from, error))?;
+    let _limit = Following::start(options.bwlimit.clone(), handle.commands().clone());
     send_through(&handle, files, options, observer)
 }
 
@@ -157,11 +165,8 @@ where
         loop {
             let name = source.name().to_owned();
             let request = Request {
-                to,
-                name: name.clone(),
-                size: source.size(),
-                hash,
                 encrypt,
+                ..Request::new(to, name.clone(), source.size(), hash)
             };
             match self.session(path, &source, request)? {
                 Ok((snapshot, encrypted)) => {
@@ -302,6 +307,7 @@ where
                 | Event::Finished { .. }
                 | Event::Closed { .. }
                 | Event::Offered { .. }
+                | Event::Asked { .. }
                 | Event::Chunk { .. }
                 | Event::Received { .. } => {}
             }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use fulmar_proto::hpudp::{Command, Event, Failure, Reason, Snapshot, Tag};
+use fulmar_proto::hpudp::{Command, Event, Failure, Reason, Snapshot, Tag, Via};
 use fulmar_proto::{Endpoint, Meta, Transmit};
 use xxhash_rust::xxh64::xxh64;
 
@@ -112,6 +112,7 @@ fn taker(
                 tag,
                 encrypted: request.encrypt,
                 extended: true,
+                identity: None,
             });
             if size == 0 {
                 events.extend(end(tag, Ok(()), 0));
@@ -131,7 +132,13 @@ fn taker(
             }
         }
         Command::Abort { tag, reason } => events.extend(end(tag, Err(Failure::Aborted(reason)), 0)),
-        Command::Accept { .. } | Command::Stored { .. } | Command::Verified { .. } => {
+        Command::Accept { .. }
+        | Command::Pull { .. }
+        | Command::Serve { .. }
+        | Command::Have { .. }
+        | Command::Limit { .. }
+        | Command::Stored { .. }
+        | Command::Verified { .. } => {
             panic!("not a sender's")
         }
     })
@@ -297,6 +304,7 @@ fn a_sender_can_be_stopped() {
                 tag,
                 encrypted: true,
                 extended: false,
+                identity: None,
             });
         } else if let Command::Abort { tag, reason } = command {
             assert_eq!(reason, Reason::DISCONNECT);
@@ -358,8 +366,11 @@ fn giver(
             from: peer(),
             name: offer.name.to_vec(),
             size: offer.content.len() as u64,
-            hash: offer.hash,
+            hash: Some(offer.hash),
             encrypted: true,
+            via: Via::Direct,
+            bundle: false,
+            identity: None,
         })
         .collect();
     let mut unstored: Vec<usize> = offers.iter().map(|offer| offer.content.len()).collect();
@@ -384,14 +395,20 @@ fn giver(
                 });
             }
             if parts.is_empty() {
-                events.push_back(Event::Received { tag });
+                events.push_back(Event::Received {
+                    tag,
+                    hash: offers[tag.0 as usize].hash,
+                });
             }
         }
         Command::Stored { tag, len, .. } => {
             let left = &mut unstored[tag.0 as usize];
             *left -= len;
             if *left == 0 {
-                events.push_back(Event::Received { tag });
+                events.push_back(Event::Received {
+                    tag,
+                    hash: offers[tag.0 as usize].hash,
+                });
             }
         }
         Command::Verified { tag } => events.extend(end(
@@ -403,7 +420,12 @@ fn giver(
             verdicts.lock().unwrap().push((tag, reason));
             events.extend(end(tag, Err(Failure::Aborted(reason)), 0));
         }
-        Command::Send { .. } | Command::Supply { .. } => panic!("not a receiver's"),
+        Command::Send { .. }
+        | Command::Pull { .. }
+        | Command::Serve { .. }
+        | Command::Have { .. }
+        | Command::Limit { .. }
+        | Command::Supply { .. } => panic!("not a receiver's"),
     })
 }
 
@@ -525,8 +547,11 @@ fn stopping_tells_every_peer_and_leaves_no_file() {
         from: peer(),
         name: name.into(),
         size: 100,
-        hash: 0,
+        hash: Some(0),
         encrypted: false,
+        via: Via::Direct,
+        bundle: false,
+        identity: None,
     };
     let handle = run([offer(1, "a"), offer(2, "b")], move |command, events| {
         if let Command::Abort { tag, reason } = command {
@@ -567,8 +592,11 @@ fn a_session_that_dies_leaves_no_file() {
         from: peer(),
         name: b"x".to_vec(),
         size: 10,
-        hash: 0,
+        hash: Some(0),
         encrypted: true,
+        via: Via::Direct,
+        bundle: false,
+        identity: None,
     };
     let handle = run([offered], |command, events| {
         if let Command::Accept { tag } = command {
@@ -599,8 +627,11 @@ fn an_offer_alone_makes_no_file_and_ends_nothing() {
         from: peer(),
         name: name.into(),
         size: 3,
-        hash: xxh64(b"abc", 0),
+        hash: Some(xxh64(b"abc", 0)),
         encrypted: true,
+        via: Via::Direct,
+        bundle: false,
+        identity: None,
     };
     let here = place.path().to_owned();
     // The first one falls silent, then the second one goes through.
@@ -620,9 +651,18 @@ fn an_offer_alone_makes_no_file_and_ends_nothing() {
                 offset: 0,
                 bytes: b"abc".to_vec(),
             }),
-            Command::Stored { tag, .. } => events.push_back(Event::Received { tag }),
+            Command::Stored { tag, .. } => events.push_back(Event::Received {
+                tag,
+                hash: xxh64(b"abc", 0),
+            }),
             Command::Verified { tag } => events.extend(end(tag, Ok(()), 3)),
-            Command::Send { .. } | Command::Supply { .. } | Command::Abort { .. } => {
+            Command::Send { .. }
+            | Command::Pull { .. }
+            | Command::Serve { .. }
+            | Command::Have { .. }
+            | Command::Limit { .. }
+            | Command::Supply { .. }
+            | Command::Abort { .. } => {
                 panic!("unexpected")
             }
         },
@@ -657,8 +697,11 @@ fn what_cannot_be_made_when_its_first_bytes_come_ends_the_session() {
         from: peer(),
         name: b"x".to_vec(),
         size: 10,
-        hash: 0,
+        hash: Some(0),
         encrypted: true,
+        via: Via::Direct,
+        bundle: false,
+        identity: None,
     };
     let path = place.path().join("x");
     let handle = run([offered], move |command, events| match command {
@@ -676,7 +719,13 @@ fn what_cannot_be_made_when_its_first_bytes_come_ends_the_session() {
             events.extend(end(tag, Err(Failure::Aborted(reason)), 10));
         }
         Command::Stored { len, .. } => assert_eq!(len, 5),
-        Command::Send { .. } | Command::Supply { .. } | Command::Verified { .. } => {
+        Command::Send { .. }
+        | Command::Pull { .. }
+        | Command::Serve { .. }
+        | Command::Have { .. }
+        | Command::Limit { .. }
+        | Command::Supply { .. }
+        | Command::Verified { .. } => {
             panic!("unexpected")
         }
     });
@@ -701,8 +750,11 @@ fn bytes_beyond_the_announced_size_end_the_session() {
         from: peer(),
         name: b"x".to_vec(),
         size: 10,
-        hash: 0,
+        hash: Some(0),
         encrypted: true,
+        via: Via::Direct,
+        bundle: false,
+        identity: None,
     };
     let handle = run([offered], |command, events| match command {
         Command::Accept { tag } => events.push_back(Event::Chunk {
@@ -715,7 +767,13 @@ fn bytes_beyond_the_announced_size_end_the_session() {
             events.extend(end(tag, Err(Failure::Aborted(reason)), 10));
         }
         Command::Stored { len, .. } => assert_eq!(len, 5),
-        Command::Send { .. } | Command::Supply { .. } | Command::Verified { .. } => {
+        Command::Send { .. }
+        | Command::Pull { .. }
+        | Command::Serve { .. }
+        | Command::Have { .. }
+        | Command::Limit { .. }
+        | Command::Supply { .. }
+        | Command::Verified { .. } => {
             panic!("unexpected")
         }
     });

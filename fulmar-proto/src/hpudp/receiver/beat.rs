@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::super::config::{Config, DATAGRAM_MAX, HEADER};
 use super::super::packet::{
-    EXTENSION_MAX, Extension, Feedback, Header, Heartbeat, Kind, feature, flag,
+    EXTENSION_MAX, Extension, Feedback, HAD_MAX, Header, Heartbeat, Kind, feature, flag,
 };
 use super::super::session::{Shared, Timer, table_interval};
 use super::{FIRST_BEATS, PROGRESS, Receiver, State};
@@ -129,7 +129,10 @@ impl Receiver {
         };
         // Before anything has come there is nothing to feed back, and every byte counts (19.5).
         let feedback = (self.arrivals.count > 0).then(|| self.feedback(now, shared.config));
-        let extension = self.extended.then(|| extension(shared.config, feedback));
+        let extension = self.extended.then(|| Extension {
+            had: self.blocks.had(HAD_MAX),
+            ..extension(shared.config, feedback)
+        });
         let beat = Heartbeat {
             delivery: saturate(self.beat.delivery),
             flush: saturate(flush),
@@ -141,7 +144,8 @@ impl Receiver {
             extension,
         };
         let before = buf.len();
-        beat.encode(self.id, self.layout, buf);
+        let signer = self.control.as_mut().map(|it| &mut it.signer);
+        beat.encode(self.id, self.layout, buf, signer);
         self.beat.len = buf.len() - before;
         if matches!(self.state, State::Receiving | State::Verifying) {
             let next = if self.arrivals.count == 0 {
@@ -156,7 +160,12 @@ impl Receiver {
     fn missing(&mut self, now: Instant, contiguous: u64) -> Vec<u64> {
         let mut list = Vec::new();
         let interval = self.interval();
-        let fixed = HEADER + 36 + if self.extended { EXTENSION_MAX } else { 0 };
+        let extension = if self.extended {
+            EXTENSION_MAX + 2 + 8 * self.blocks.had(HAD_MAX).len()
+        } else {
+            0
+        };
+        let fixed = HEADER + 36 + extension;
         let limit = self.ledger.room().min(DATAGRAM_MAX).saturating_sub(fixed) / 8;
         if !self.extended {
             self.blocks
@@ -229,6 +238,7 @@ pub(super) fn extension(config: &Config, feedback: Option<Feedback>) -> Extensio
         features: feature::ALL,
         socket_datagrams: config.socket_datagrams,
         feedback,
+        ..Extension::default()
     }
 }
 

@@ -46,6 +46,11 @@ impl Receiver {
             shared.counters.add(Counter::Refused, 1);
             return Proof::None;
         };
+        if self.offer.hash.is_none() {
+            // The push has not said yet what the file must be; it says so until a heartbeat echoes data (4.5.3).
+            shared.counters.add(Counter::Unexpected, 1);
+            return proof;
+        }
         if self.unstored > shared.config.unstored_memory || !self.early.is_empty() {
             // Storage is behind, or the application has not decided. What is dropped here is asked for again, and its
             // absence slows the sender.

@@ -8,15 +8,20 @@ mod intake;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use beat::{Arrivals, Beat, Train, extension};
 
 use super::blocks::{Blocks, Run};
-use super::config::{CHUNK_PLAIN, CHUNK_SEALED, Config, Layout};
-use super::packet::{Header, Kind, SessionReq, control, exact, flag};
+use super::config::{CHUNK_PLAIN, CHUNK_SEALED, Config, FILE_MAX, Layout, NAME_MAX};
+use super::keys::{self, Bound, Control, Host, Role};
+use super::packet::{
+    Extension, Header, Kind, PushAccept, PushReq, SessionReq, control, exact, feature, flag, signed,
+};
+use super::pull::Pull;
 use super::session::{Counter, Shared, Timer, table_interval};
-use super::{Event, Failure, Phase, Reason, Snapshot, Tag, keys};
+use super::{Event, Failure, Phase, Reason, Snapshot, Tag, Via};
 use crate::crypto::{Opener, Secret};
 use crate::engine::{Bitrate, Ledger, Timers};
 
@@ -26,13 +31,16 @@ pub(super) struct Receiver {
     pub(super) tag: Tag,
     pub(super) peer: SocketAddr,
     id: u32,
-    request: SessionReq,
+    offer: Offer,
+    /// The datagram that began it: the same one again is no other session.
+    raw: Vec<u8>,
     layout: Layout,
     /// The sender reads our extension block.
     extended: bool,
     state: State,
     opener: Option<Opener>,
-    /// SESSION_ACCEPT, resent verbatim to a repeated request (4.6).
+    control: Option<Control>,
+    /// SESSION_ACCEPT or PUSH_ACCEPT, resent verbatim to a repeated request (4.6).
     accept: Option<Vec<u8>>,
     chunk: usize,
     blocks: Blocks,
@@ -57,9 +65,97 @@ pub(super) struct Receiver {
     /// What the sender's address has paid for.
     ledger: Ledger,
     /// How it ended, as far as the sender should know.
-    verdict: Option<Result<(), Reason>>,
+    verdict: Option<(Result<(), Reason>, Vec<u8>)>,
     /// Copies of SESSION_ACCEPT sent since the last request.
     accepts: u8,
+}
+
+/// What a peer wants to send, however it said so.
+#[derive(Clone, Debug)]
+pub(super) struct Offer {
+    pub(super) via: Via,
+    pub(super) size: u64,
+    /// A push tells it with the SESSION_REQ that follows (4.5.3); nothing is taken before.
+    hash: Option<u64>,
+    key: Option<[u8; 32]>,
+    pub(super) name: Vec<u8>,
+    extension: Option<Extension>,
+    layout: Layout,
+    /// PUSH_REQ of a later dialect, answered in kind.
+    portless: bool,
+}
+
+impl Offer {
+    pub(super) fn from_request(request: SessionReq, via: Via) -> Self {
+        Self {
+            via,
+            size: request.size,
+            hash: Some(request.hash),
+            key: request.key,
+            name: request.name,
+            extension: request.extension,
+            layout: dialect(request.nul_counted),
+            portless: false,
+        }
+    }
+
+    pub(super) fn from_push(request: PushReq) -> Self {
+        Self {
+            via: Via::Push,
+            size: request.size,
+            hash: request.hash,
+            key: request.key,
+            name: request.name,
+            extension: request.extension,
+            layout: Layout::Text,
+            portless: request.hash.is_some(),
+        }
+    }
+
+    /// Why it cannot be, before anything is asked of the application (4.2).
+    pub(super) fn check(&self, config: &Config) -> Result<(), Reason> {
+        let extension = self.extension.as_ref().filter(|_| config.extensions);
+        let empty = extension.is_some_and(|it| it.has(feature::EMPTY));
+        let sized = self.size <= FILE_MAX && (self.size > 0 || empty);
+        if !sized || self.name.is_empty() || self.name.len() > NAME_MAX {
+            return Err(Reason::INVALID);
+        }
+        if config.require_encryption && self.key.is_none() {
+            return Err(Reason::NEEDS_ENCRYPTION);
+        }
+        if self.portless && self.key.is_some() {
+            // That dialect seals data and parity with one nonce (19.2).
+            return Err(Reason::NO_ENCRYPTION);
+        }
+        Ok(())
+    }
+
+    fn bundle(&self, config: &Config) -> bool {
+        config.extensions && self.extension.as_ref().is_some_and(|it| it.bundle)
+    }
+}
+
+/// Counted or not, the NUL of a name is the fingerprint of who sends it (3.1, 7.2.5).
+fn dialect(nul_counted: bool) -> Layout {
+    if nul_counted {
+        Layout::Reference
+    } else {
+        Layout::Text
+    }
+}
+
+/// What a new session needs besides the offer.
+pub(super) struct Start<'a> {
+    pub(super) now: Instant,
+    pub(super) tag: Tag,
+    pub(super) peer: SocketAddr,
+    pub(super) id: u32,
+    /// The datagram that offers.
+    pub(super) raw: &'a [u8],
+    /// This side's fresh key.
+    pub(super) secret: &'a Secret,
+    /// This side asked for it.
+    pub(super) pull: Option<&'a Pull>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,51 +175,103 @@ enum State {
 }
 
 impl Receiver {
-    /// A session for a request that was found valid. `secret` is this side's fresh key.
+    /// A session for an offer that was found valid.
     pub(super) fn new(
-        now: Instant,
-        tag: Tag,
-        peer: SocketAddr,
-        id: u32,
-        request: SessionReq,
-        secret: &Secret,
+        start: &Start<'_>,
+        offer: Offer,
         shared: &mut Shared<'_>,
     ) -> Result<Self, Failure> {
-        let mut opener = None;
-        let mut accept = None;
-        let extended = shared.config.extensions && request.extension.is_some();
-        if let Some(key) = &request.key {
-            opener = Some(keys::opener(secret, key, id).ok_or(Failure::BadKey)?);
-            let mut bytes = control(Kind::SessionAccept, id, &secret.public(), flag::SEALED);
-            if extended {
-                extension(shared.config, None).encode(&mut bytes);
+        let &Start {
+            now,
+            tag,
+            peer,
+            id,
+            raw,
+            pull,
+            ..
+        } = start;
+        let config = shared.config;
+        let theirs = offer.extension.as_ref().filter(|_| config.extensions);
+        let extended = theirs.is_some();
+        let bundle = offer.bundle(config);
+        let bound = theirs.is_some_and(|it| it.has(feature::KEYS)) && offer.key.is_some();
+        let ours = theirs.map(|_| Extension {
+            bundle,
+            host_key: config
+                .host_key
+                .as_ref()
+                .filter(|_| bound && pull.is_none())
+                .map(|host| host.public()),
+            ..extension(config, None)
+        });
+        let accept = match offer.via {
+            Via::Pull => None,
+            Via::Push => Some(
+                PushAccept {
+                    port: (!offer.portless).then_some(config.port),
+                    key: offer.key.map(|_| start.secret.public()),
+                    extension: ours,
+                }
+                .encode(id),
+            ),
+            Via::Direct if offer.key.is_some() || bundle => {
+                let key = offer.key.map(|_| start.secret.public());
+                let (payload, flags) = key.as_ref().map_or((&[][..], 0), |key| (key, flag::SEALED));
+                let mut bytes = control(Kind::SessionAccept, id, payload, flags);
+                if let Some(ours) = &ours {
+                    ours.encode(&mut bytes, None);
+                }
+                Some(bytes)
             }
-            accept = Some(bytes);
+            Via::Direct => None,
+        };
+        let identity = theirs
+            .and_then(|it| it.host_key)
+            .filter(|_| bound && pull.is_some());
+        if let Some(pull) = pull {
+            if pull.wish.encrypt != offer.key.is_some() {
+                return Err(Failure::Refused(Reason::NO_ENCRYPTION));
+            }
+            pull.wish.trust.check(identity.as_ref())?;
+        }
+        let mut opener = None;
+        let mut control = None;
+        if let Some(key) = &offer.key {
+            let host = match (&identity, &config.host_key) {
+                (Some(host), _) => Host::Theirs(host),
+                (None, Some(host)) if pull.is_none() => Host::Ours(host),
+                (None, _) => Host::None,
+            };
+            let bound = bound.then(|| Bound {
+                request: pull.map_or(raw, |pull| &pull.asked),
+                answer: accept.as_deref().unwrap_or(raw),
+                host,
+            });
+            let keys = keys::agree(start.secret, key, id, bound.as_ref()).ok_or(Failure::BadKey)?;
+            opener = keys.opener();
+            control = keys.control(Role::Receiver);
         }
         let chunk = if opener.is_some() {
             CHUNK_SEALED
         } else {
             CHUNK_PLAIN
         };
-        let dialect = if request.nul_counted {
-            Layout::Reference
-        } else {
-            Layout::Text
-        };
         let mut timers = Timers::new();
-        timers.set(Timer::Inactivity, now + shared.config.inactivity);
+        timers.set(Timer::Inactivity, now + config.inactivity);
         let it = Self {
             tag,
             peer,
             id,
-            layout: shared.config.layout.unwrap_or(dialect),
+            layout: config.layout.unwrap_or(offer.layout),
             extended,
             state: State::Offered,
             opener,
+            control,
             accept,
             chunk,
-            blocks: Blocks::new(request.size, chunk),
-            request,
+            blocks: Blocks::new(offer.size, chunk),
+            offer,
+            raw: raw.to_vec(),
             timers,
             outgoing: VecDeque::new(),
             started: now,
@@ -162,10 +310,13 @@ impl Receiver {
         shared.events.push_back(Event::Offered {
             tag,
             from: peer,
-            name: it.request.name.clone(),
-            size: it.request.size,
-            hash: it.request.hash,
+            name: it.offer.name.clone(),
+            size: it.offer.size,
+            hash: it.offer.hash,
             encrypted: it.opener.is_some(),
+            via: it.offer.via,
+            bundle,
+            identity,
         });
         Ok(it)
     }
@@ -176,14 +327,69 @@ impl Receiver {
     }
 
     /// Whether a request is the one this session came from, sent again (4.1).
-    pub(super) fn is_repeat(&self, request: &SessionReq) -> bool {
-        self.request == *request
+    pub(super) fn is_repeat(&self, datagram: &[u8]) -> bool {
+        self.raw == datagram
+    }
+
+    /// The SESSION_REQ that follows an accepted PUSH_REQ and tells the hash (4.5.3). `false` when it is none, or says
+    /// something else than the push did.
+    pub(super) fn on_push_data(&mut self, now: Instant, request: &SessionReq) -> bool {
+        let offer = &self.offer;
+        let same =
+            offer.via == Via::Push && offer.size == request.size && offer.name == request.name;
+        let key = request.key.is_none() || request.key == offer.key;
+        if !same || !key || offer.hash.is_some_and(|hash| hash != request.hash) {
+            return false;
+        }
+        self.offer.hash = Some(request.hash);
+        if self.beat.len == 0 {
+            self.layout = dialect(request.nul_counted);
+        }
+        self.heard = now;
+        match self.state {
+            State::Offered => {}
+            State::Receiving => self.beat.due |= self.may_answer(now),
+            State::Verifying | State::Complete { .. } | State::Lingering | State::Closed => {
+                self.remind(now);
+            }
+        }
+        true
+    }
+
+    /// Whether a control packet comes from the peer, as far as the session can tell (18.7.4).
+    pub(super) fn is_genuine(&self, datagram: &[u8]) -> bool {
+        self.control.as_ref().is_none_or(|it| it.check(datagram))
+    }
+
+    fn close_ack(&mut self) {
+        let signer = self.control.as_mut().map(|it| &mut it.signer);
+        self.outgoing
+            .push_back(signed(Kind::AckClose, self.id, &[], signer));
+    }
+
+    /// The application has these bytes from an earlier session.
+    pub(super) fn on_have(&mut self, now: Instant, ranges: &[Range<u64>], shared: &mut Shared<'_>) {
+        if !self.extended || self.state != State::Receiving {
+            return;
+        }
+        for range in ranges {
+            self.blocks.have(range.clone(), shared.pool);
+        }
+        self.beat.due = true;
+        if self.blocks.complete() {
+            self.verify(now, shared);
+        }
+    }
+
+    /// How it began.
+    pub(super) fn via(&self) -> Via {
+        self.offer.via
     }
 
     /// Whether it still waits for its first valid packet.
     pub(super) fn is_half_open(&self) -> bool {
         let waiting = matches!(self.state, State::Offered | State::Receiving);
-        waiting && self.arrivals.count == 0
+        self.offer.via != Via::Pull && waiting && self.arrivals.count == 0
     }
 
     /// Whether anything happened under its number that another session must not be mistaken for.
@@ -269,10 +475,11 @@ impl Receiver {
         let mut early = std::mem::take(&mut self.early);
         self.hand_up(&mut early, shared);
         self.answer(now);
-        let first = if self.accept.is_some() {
-            ACCEPT_AGAIN
-        } else {
-            FIRST_BEATS
+        let first = match (&self.accept, self.offer.via) {
+            (Some(_), _) => ACCEPT_AGAIN,
+            // The daemon waits for it, and has answered us.
+            (None, Via::Pull) => table_interval(0.0),
+            (None, Via::Direct | Via::Push) => FIRST_BEATS,
         };
         self.timers.set(Timer::Heartbeat, now + first);
         if self.arrivals.count > 0 {
@@ -280,7 +487,7 @@ impl Receiver {
         }
         self.timers
             .set(Timer::Inactivity, now + self.inactivity(shared.config));
-        if self.blocks.complete() {
+        if self.blocks.complete() && self.offer.hash.is_some() {
             self.verify(now, shared);
         }
     }
@@ -291,9 +498,8 @@ impl Receiver {
         if self.is_over() || matches!(self.state, State::Complete { .. }) {
             return;
         }
-        self.outgoing
-            .push_back(control(Kind::Reject, self.id, &[reason.0], 0));
-        self.verdict = Some(Err(reason));
+        shared.rejects.count(reason);
+        self.rule(Err(reason));
         self.end(now, Err(Failure::Aborted(reason)), shared);
     }
 
@@ -303,11 +509,9 @@ impl Receiver {
             return;
         }
         self.state = State::Complete { resent: 0 };
-        self.verdict = Some(Ok(()));
         // The last heartbeat says that nothing is missing, which is what makes the completion believable.
         self.push_beat(now, shared);
-        self.outgoing
-            .push_back(control(Kind::Complete, self.id, &[], 0));
+        self.rule(Ok(()));
         self.timers.stop(Timer::Heartbeat);
         self.timers.stop(Timer::Inactivity);
         self.timers.set(
@@ -348,8 +552,7 @@ impl Receiver {
             (Kind::AckClose, State::Complete { .. }) => {
                 if self.extended {
                     // The echo lets the sender go at once; ours then has nothing to wait for either.
-                    self.outgoing
-                        .push_back(control(Kind::AckClose, self.id, &[], 0));
+                    self.close_ack();
                     self.state = State::Lingering;
                     self.timers
                         .set(Timer::Linger, now + Duration::from_millis(20));
@@ -359,11 +562,10 @@ impl Receiver {
                 }
             }
             (Kind::Complete, State::Complete { .. } | State::Lingering)
-                if self.verdict == Some(Ok(())) =>
+                if matches!(self.verdict, Some((Ok(()), _))) =>
             {
                 if self.may_answer(now) {
-                    self.outgoing
-                        .push_back(control(Kind::AckClose, self.id, &[], 0));
+                    self.close_ack();
                 }
             }
             (Kind::Complete, State::Receiving | State::Verifying) => self.answer(now),
@@ -417,8 +619,7 @@ impl Receiver {
                 self.linger(now, shared);
             } else {
                 self.state = State::Complete { resent: resent + 1 };
-                self.outgoing
-                    .push_back(control(Kind::Complete, self.id, &[], 0));
+                self.outgoing.extend(self.verdict());
                 self.timers.set(
                     Timer::Complete,
                     now + self.complete_spacing(shared.config, resent + 1),
@@ -444,7 +645,7 @@ impl Receiver {
         shared: &mut Shared<'_>,
     ) -> bool {
         while let Some(bytes) = self.outgoing.pop_front() {
-            if self.ledger.say(bytes.len()) {
+            if self.say(bytes.len(), shared) {
                 buf.extend_from_slice(&bytes);
                 return true;
             }
@@ -455,11 +656,20 @@ impl Receiver {
         }
         let before = buf.len();
         self.write_beat(now, buf, shared);
-        let paid = self.ledger.say(buf.len() - before);
+        let paid = self.say(buf.len() - before, shared);
         if !paid {
             buf.truncate(before);
         }
         paid
+    }
+
+    /// Whether a datagram of so many bytes may leave; if so it is booked.
+    fn say(&mut self, len: usize, shared: &mut Shared<'_>) -> bool {
+        let may = self.ledger.say(len);
+        if may && !self.ledger.is_proved() {
+            shared.counters.add(Counter::Unproved, len as u64);
+        }
+        may
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -474,7 +684,10 @@ impl Receiver {
         self.timers.stop(Timer::Inactivity);
         self.beat.due = true;
         self.timers.set(Timer::Heartbeat, now + table_interval(0.0));
-        shared.events.push_back(Event::Received { tag: self.tag });
+        shared.events.push_back(Event::Received {
+            tag: self.tag,
+            hash: self.offer.hash.unwrap_or(0),
+        });
     }
 
     fn end(&mut self, now: Instant, result: Result<(), Failure>, shared: &mut Shared<'_>) {
@@ -500,12 +713,20 @@ impl Receiver {
         self.timers.set(Timer::Linger, now + shared.config.linger);
     }
 
-    /// How it ended, as the packet that says so; `None` while it has not, or when nobody need know.
+    /// How it ended, as the packet that says so, always the same; `None` while it has not, or when nobody need know.
     pub(super) fn verdict(&self) -> Option<Vec<u8>> {
-        Some(match self.verdict? {
-            Ok(()) => control(Kind::Complete, self.id, &[], 0),
-            Err(reason) => control(Kind::Reject, self.id, &[reason.0], 0),
-        })
+        self.verdict.as_ref().map(|(_, bytes)| bytes.clone())
+    }
+
+    /// Settles how it ended, and says so.
+    fn rule(&mut self, verdict: Result<(), Reason>) {
+        let signer = self.control.as_mut().map(|it| &mut it.signer);
+        let bytes = match verdict {
+            Ok(()) => signed(Kind::Complete, self.id, &[], signer),
+            Err(reason) => signed(Kind::Reject, self.id, &[reason.0], signer),
+        };
+        self.outgoing.push_back(bytes.clone());
+        self.verdict = Some((verdict, bytes));
     }
 
     /// A straggler shows that the sender does not know how it ended: tell it again, seldom.
@@ -541,7 +762,7 @@ impl Receiver {
                 State::Verifying => Phase::Verifying,
                 State::Complete { .. } | State::Lingering | State::Closed => Phase::Lingering,
             },
-            size: self.request.size,
+            size: self.offer.size,
             done: self.blocks.bytes_in(),
             elapsed: now.duration_since(self.started),
             goodput: Bitrate::from_bytes_per_sec(self.beat.smooth as u64),
@@ -551,7 +772,7 @@ impl Receiver {
             repaired: self.blocks.rebuilt(),
             retransmitted: self.blocks.late(),
             duplicates: self.duplicates,
-            encrypted: self.request.key.is_some(),
+            encrypted: self.offer.key.is_some(),
             ..Snapshot::default()
         }
     }

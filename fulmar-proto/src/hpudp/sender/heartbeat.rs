@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::super::blocks;
 use super::super::config::{BLOCK, Config, DATAGRAM_MAX, Layout};
-use super::super::packet::{Header, Heartbeat};
+use super::super::packet::{Extension, Header, Heartbeat};
 use super::super::rate::Report;
 use super::super::session::{Counter, Proof, Shared, Timer};
 use super::{COOLDOWN, READ_AHEAD, Sender, State};
-use crate::engine::Bitrate;
+use crate::engine::RangeSet;
+use crate::hpudp::{Failure, Via};
 
 impl Sender {
     /// Everything a heartbeat tells (7, 8, 9).
@@ -22,6 +23,14 @@ impl Sender {
         datagram: &[u8],
         shared: &mut Shared<'_>,
     ) {
+        if self.state == State::Requesting && self.request.bundle && self.peer_key.is_none() {
+            // Who takes a bundle says so first; this one takes a file (18.8).
+            let waits = self.request.via == Via::Direct && !self.request.encrypt;
+            if waits && self.plausible(header, datagram).is_some() {
+                self.refuse(now, Failure::NoBundles, shared);
+            }
+            return;
+        }
         if self.is_over() || self.state == State::Requesting {
             return;
         }
@@ -41,7 +50,8 @@ impl Sender {
             self.proved = true;
             self.secret = None;
             self.timers.stop(Timer::Request);
-            self.extension = beat.extension.filter(|_| shared.config.extensions);
+            self.gate = None;
+            self.extension = beat.extension.clone().filter(|_| shared.config.extensions);
         }
         if !self.answered {
             self.connected(now, self.extension.is_some(), shared);
@@ -53,6 +63,9 @@ impl Sender {
         }
         if self.moved_at.is_some_and(|mark| beat.echo <= mark) {
             return;
+        }
+        if let Some(extension) = &beat.extension {
+            self.note_had(extension);
         }
         self.moved_at = None;
         self.home = self.peer;
@@ -87,16 +100,21 @@ impl Sender {
     /// before, which only the receiver can know; or the last one, once the receiver has fallen silent where it was.
     pub(in crate::hpudp) fn on_heartbeat_from_elsewhere(
         &mut self,
+        now: Instant,
         from: SocketAddr,
         header: &Header,
         datagram: &[u8],
         shared: &mut Shared<'_>,
     ) -> Proof {
+        if !self.is_genuine(now, datagram) {
+            shared.counters.add(Counter::Refused, 1);
+            return Proof::None;
+        }
         let active = self.proved && !self.is_over();
         let lost = self.state == State::Probing && self.moved_at.is_none();
         let echoed = self.feedback.echoed();
         let takes = self.plausible(header, datagram).is_some_and(|beat| {
-            let exact = beat.extension.and_then(|it| it.feedback);
+            let exact = beat.extension.as_ref().and_then(|it| it.feedback);
             let last = exact.map_or(beat.echo, |it| it.highest) == echoed;
             let whole = self.extension.is_none() || beat.extension.is_some();
             whole && (beat.echo > echoed || last && (lost || from == self.home))
@@ -153,9 +171,52 @@ impl Sender {
         if beat.echo == 0 {
             return beat.dispersion == 0 && beat.contiguous == 0 && beat.nacks.is_empty();
         }
-        let claims = beat.contiguous == 0 || beat.contiguous < self.next;
-        let sent = beat.nacks.iter().all(|seq| *seq < self.next);
+        // Chunks count as sent that the receiver had before.
+        let reach = match &beat.extension {
+            Some(extension) if !extension.had.is_empty() => {
+                self.beyond(&self.ranges(extension), self.next)
+            }
+            Some(_) | None => self.next,
+        };
+        let claims = beat.contiguous == 0 || beat.contiguous < reach;
+        let sent = beat.nacks.iter().all(|seq| *seq < reach);
         claims && sent && self.marks.issued(beat.echo)
+    }
+
+    /// The blocks a heartbeat says were there before the session.
+    fn ranges(&self, extension: &Extension) -> RangeSet {
+        let last = self.total.div_ceil(BLOCK);
+        let mut had = RangeSet::new();
+        for &(first, count) in &extension.had {
+            let first = u64::from(first);
+            let end = (first + u64::from(count)).min(last);
+            if first < end {
+                had.insert(first..end);
+            }
+        }
+        had
+    }
+
+    /// The first chunk from `next` on that is in none of these blocks.
+    fn beyond(&self, had: &RangeSet, next: u64) -> u64 {
+        let block = next / BLOCK;
+        match had.next_gap(block) {
+            gap if gap > block => (gap * BLOCK).min(self.total),
+            _ => next,
+        }
+    }
+
+    fn note_had(&mut self, extension: &Extension) {
+        if extension.had.is_empty() && self.had.is_empty() {
+            return;
+        }
+        self.had = self.ranges(extension);
+        self.next = self.beyond(&self.had, self.next);
+        // What is left of the list lies ahead of the receiver's front: repairs asked for earlier are void.
+        for range in self.had.iter() {
+            self.repairs
+                .remove(range.start * BLOCK..(range.end * BLOCK).min(self.total));
+        }
     }
 
     fn free(&mut self, shared: &mut Shared<'_>) {
@@ -164,6 +225,7 @@ impl Sender {
                 self.spare.push(sent.bytes);
             }
         }
+        self.window.skip_to(self.contiguous / BLOCK);
         self.repairs.remove_below(self.contiguous);
         self.ask(shared);
     }
@@ -179,6 +241,9 @@ impl Sender {
                 continue;
             };
             let at = (seq % BLOCK) as usize;
+            if sent.bytes.is_empty() {
+                continue;
+            }
             first_time += u64::from(sent.resent[at] == 0);
             let last = match sent.resent[at] {
                 0 => self.marks.time_of(sent.stamps[at]),
@@ -220,7 +285,8 @@ impl Sender {
 
     /// Queues a chunk nobody asked for, if it left so long ago that an answer to it would be here.
     fn offer(&mut self, now: Instant, seq: u64, cooldown: Duration) {
-        let Some(sent) = self.window.get(seq / BLOCK) else {
+        let sent = self.window.get(seq / BLOCK);
+        let Some(sent) = sent.filter(|it| !it.bytes.is_empty()) else {
             return;
         };
         let at = (seq % BLOCK) as usize;
@@ -241,7 +307,8 @@ impl Sender {
             return;
         }
         let k = blocks::k(self.total, block);
-        let Some(sent) = self.window.get_mut(block) else {
+        let sent = self.window.get_mut(block);
+        let Some(sent) = sent.filter(|it| !it.bytes.is_empty()) else {
             return;
         };
         if sent
@@ -286,10 +353,7 @@ impl Sender {
             interval: self.feedback.interval(false),
         };
         self.controller.on_report(&report);
-        self.pacer.set_rate(
-            now,
-            Bitrate::from_bytes_per_sec(self.controller.rate() as u64),
-        );
+        self.pace(now);
     }
 
     /// Wire bytes per file byte sent for the first time.

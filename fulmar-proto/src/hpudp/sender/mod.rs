@@ -12,14 +12,18 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::config::{BLOCK, CHUNK_PLAIN, CHUNK_SEALED, HEADER, Layout, WINDOW_BLOCKS};
+use super::config::{BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, HEADER, Layout, WINDOW_BLOCKS};
 use super::feedback::{Feedback, Marks};
-use super::packet::{Extension, Header, Kind, SessionReq, control, exact, feature};
+use super::keys::{self, Bound, Control, Host, Keys, Role};
+use super::packet::{
+    Extension, Header, Kind, PushAccept, PushReq, SessionReq, exact, feature, signed,
+};
+use super::pull::Asked;
 use super::rate::Controller;
 use super::session::{Counter, Shared, Timer};
-use super::{Event, Failure, Phase, Reason, Request, Snapshot, Tag, blocks, keys};
+use super::{Event, Failure, Phase, Reason, Request, Snapshot, Tag, Via, blocks};
 use crate::crypto::{Sealer, Secret};
-use crate::engine::{Bitrate, Pacer, RangeSet, RttEstimator, SendWindow, Timers};
+use crate::engine::{Bitrate, Ledger, Pacer, RangeSet, RttEstimator, SendWindow, Timers};
 use crate::fec::{BlockEncoder, Scheme};
 
 /// One file on its way out.
@@ -29,8 +33,19 @@ pub(super) struct Sender {
     pub(super) peer: SocketAddr,
     id: u32,
     request: Request,
-    /// SESSION_REQ, resent verbatim (4.6).
+    /// SESSION_REQ or PUSH_REQ, resent verbatim (4.6); empty when nothing need be asked any more.
     asked: Vec<u8>,
+    /// What an address that asked for a file, and has shown nothing yet, may draw (19.5.4).
+    gate: Option<Ledger>,
+    /// PULL_REQ as it came.
+    wish: Vec<u8>,
+    /// The static key the receiver proves to hold.
+    identity: Option<[u8; 32]>,
+    control: Option<Control>,
+    /// Blocks asked of the application that it has not supplied.
+    awaited: VecDeque<u64>,
+    /// Blocks the receiver had before the session.
+    had: RangeSet,
     retry: Duration,
     secret: Option<Secret>,
     sealer: Option<Sealer>,
@@ -65,6 +80,8 @@ pub(super) struct Sender {
     feedback: Feedback,
     controller: Controller,
     pacer: Pacer,
+    /// Set from outside; above it nothing leaves, whatever the controller says.
+    cap: Option<Bitrate>,
     rtt: RttEstimator,
     parity_now: u8,
     timers: Timers<Timer>,
@@ -87,6 +104,16 @@ pub(super) struct Sender {
     counts: Counts,
 }
 
+/// What a new session needs of its endpoint.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) id: u32,
+    /// This side's fresh key, used if contents are encrypted.
+    pub(super) secret: Secret,
+    /// A random number, the origin of the stamps.
+    pub(super) base: u64,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// No data before SESSION_ACCEPT.
@@ -99,9 +126,9 @@ enum State {
 }
 
 /// A block in the window.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Sent {
-    /// k chunks, the last one padded with zeros.
+    /// k chunks, the last one padded with zeros; none if the receiver had the block before the session.
     bytes: Vec<u8>,
     /// Stamp of each chunk's packet; 0 before it was sent.
     stamps: Vec<u64>,
@@ -120,57 +147,145 @@ struct Counts {
 }
 
 impl Sender {
-    /// Asks the receiver. `secret` is this side's fresh key, used if the request wants encryption; `base` a random
-    /// number, the origin of the stamps.
-    pub(super) fn new(
+    /// Asks the receiver.
+    pub(super) fn call(
         now: Instant,
         tag: Tag,
         request: Request,
-        id: u32,
-        secret: Secret,
-        base: u64,
+        start: Start,
         shared: &mut Shared<'_>,
     ) -> Self {
-        let secret = request.encrypt.then_some(secret);
+        let config = shared.config;
+        let key = request.encrypt.then(|| start.secret.public());
+        let extension = config.extensions.then(|| ours(&request));
+        let asked = match request.via {
+            Via::Direct | Via::Pull => {
+                Self::session_request(&request, key, extension).encode(start.id)
+            }
+            Via::Push => PushReq {
+                size: request.size,
+                hash: None,
+                key,
+                name: request.name.clone().into_bytes(),
+                extension,
+            }
+            .encode(start.id),
+        };
+        let patience = match request.via {
+            Via::Direct | Via::Pull => config.request_timeout,
+            Via::Push => config.call_timeout,
+        };
+        // Who must answer before anything is sent: whoever has to give a key, a place, or word about bundles.
+        let state = match request.via {
+            Via::Direct if !request.encrypt && !request.bundle => State::Streaming,
+            Via::Direct | Via::Push | Via::Pull => State::Requesting,
+        };
+        let mut it = Self::new(now, tag, request, start, config, state, config.burst);
+        it.outgoing.push_back(asked.clone());
+        it.asked = asked;
+        it.timers.set(Timer::Patience, now + patience);
+        it.ask(shared);
+        it
+    }
+
+    /// Answers a peer that asked for a file (4.5). Until it echoes a stamp, or signs, it may be anybody.
+    pub(super) fn serve(
+        now: Instant,
+        asked: &Asked,
+        request: Request,
+        start: Start,
+        shared: &mut Shared<'_>,
+    ) -> Result<Self, Failure> {
+        let config = shared.config;
+        let theirs = asked
+            .request
+            .extension
+            .clone()
+            .filter(|_| config.extensions);
+        let key = asked.request.key.map(|_| start.secret.public());
+        let bound = key.is_some() && theirs.as_ref().is_some_and(|it| it.has(feature::KEYS));
+        let host = config.host_key.as_deref().filter(|_| bound);
+        let extension = theirs.is_some().then(|| Extension {
+            host_key: host.map(Secret::public),
+            ..ours(&request)
+        });
+        let answer = Self::session_request(&request, key, extension).encode(start.id);
+        let mut keys = None;
+        if let Some(peer) = &asked.request.key {
+            let bound = bound.then(|| Bound {
+                request: &asked.raw,
+                answer: &answer,
+                host: host.map_or(Host::None, Host::Ours),
+            });
+            let agreed = keys::agree(&start.secret, peer, start.id, bound.as_ref());
+            keys = Some(agreed.ok_or(Failure::BadKey)?);
+        }
+        // The first packet waits for the echo, so a burst would measure nothing.
+        let mut it = Self::new(now, asked.tag, request, start, config, State::Streaming, 0);
+        it.outgoing.push_back(answer.clone());
+        it.asked = answer;
+        it.extension = theirs;
+        it.gate = Some(asked.ledger);
+        it.wish = asked.raw.clone();
+        if let Some(keys) = keys {
+            it.install(&keys, shared);
+        }
+        it.timers.set(Timer::Patience, now + config.request_timeout);
+        it.ask(shared);
+        Ok(it)
+    }
+
+    fn session_request(
+        request: &Request,
+        key: Option<[u8; 32]>,
+        extension: Option<Extension>,
+    ) -> SessionReq {
+        SessionReq {
+            size: request.size,
+            hash: request.hash,
+            rate: 0,
+            key,
+            name: request.name.clone().into_bytes(),
+            nul_counted: false,
+            extension,
+        }
+    }
+
+    fn new(
+        now: Instant,
+        tag: Tag,
+        request: Request,
+        start: Start,
+        config: &Config,
+        state: State,
+        burst: u64,
+    ) -> Self {
         let chunk = if request.encrypt {
             CHUNK_SEALED
         } else {
             CHUNK_PLAIN
         };
-        let config = shared.config;
-        let asked = SessionReq {
-            size: request.size,
-            hash: request.hash,
-            rate: 0,
-            key: secret.as_ref().map(Secret::public),
-            name: request.name.clone().into_bytes(),
-            nul_counted: false,
-            extension: config.extensions.then(|| Extension {
-                features: feature::ALL,
-                ..Extension::default()
-            }),
-        }
-        .encode(id);
         let controller = Controller::new(config);
         let rate = Bitrate::from_bytes_per_sec(controller.rate() as u64);
         let mut timers = Timers::new();
         timers.set(Timer::Request, now + config.request_retry);
-        timers.set(Timer::Patience, now + config.request_timeout);
         timers.set(Timer::Progress, now + PROGRESS);
         let home = request.to;
-        let mut it = Self {
+        Self {
             tag,
             peer: home,
-            id,
-            outgoing: VecDeque::from([asked.clone()]),
-            asked,
+            id: start.id,
+            outgoing: VecDeque::new(),
+            asked: Vec::new(),
+            gate: None,
+            wish: Vec::new(),
+            identity: None,
+            control: None,
+            awaited: VecDeque::new(),
+            had: RangeSet::new(),
             retry: config.request_retry,
-            state: if secret.is_some() {
-                State::Requesting
-            } else {
-                State::Streaming
-            },
-            secret,
+            state,
+            secret: request.encrypt.then_some(start.secret),
             sealer: None,
             peer_key: None,
             unheard_from: 0,
@@ -191,10 +306,11 @@ impl Sender {
             parities: VecDeque::new(),
             encoder: BlockEncoder::new(Scheme::Rs8 { k: BLOCK as u16 }, chunk),
             tail_encoder: None,
-            marks: Marks::new(now, base),
-            feedback: Feedback::new(config.burst),
+            marks: Marks::new(now, start.base),
+            feedback: Feedback::new(burst),
             controller,
             pacer: Pacer::new(rate, PACER_BURST),
+            cap: config.max_rate,
             rtt: RttEstimator::new(Duration::from_millis(200)),
             parity_now: START_PARITY,
             timers,
@@ -208,17 +324,105 @@ impl Sender {
             started: now,
             heard: None,
             counts: Counts::default(),
+        }
+    }
+
+    /// A datagram of so many bytes came from the peer's address.
+    pub(super) fn hear(&mut self, now: Instant, len: usize) {
+        if let Some(gate) = &mut self.gate {
+            gate.hear(len);
+            self.wake = Some(now);
+        }
+    }
+
+    /// The daemon wants the rest at another port.
+    pub(super) fn on_port(&mut self, peer: SocketAddr) {
+        self.peer = peer;
+        self.home = peer;
+    }
+
+    /// Whether a request for a file is the one this session answers.
+    pub(super) fn is_repeat(&self, datagram: &[u8]) -> bool {
+        self.wish == datagram
+    }
+
+    /// Whether a peer asked for it.
+    pub(super) fn is_served(&self) -> bool {
+        self.request.via == Via::Pull
+    }
+
+    /// Whether who asked for it has shown nothing yet.
+    pub(super) fn is_half_open(&self) -> bool {
+        self.is_served() && self.gate.is_some() && !self.is_over()
+    }
+
+    /// Another session took its place.
+    pub(super) fn on_displaced(&mut self, now: Instant, shared: &mut Shared<'_>) {
+        self.end(now, Err(Failure::Silent), shared);
+        self.close(shared);
+    }
+
+    /// The same request for a file again: its sender may not have had the answer.
+    pub(super) fn on_repeat(&mut self) {
+        if self.gate.is_some() && self.outgoing.is_empty() {
+            self.outgoing.push_back(self.asked.clone());
+        }
+    }
+
+    /// Whether a control packet comes from the peer, as far as the session can tell (18.7.4).
+    pub(super) fn is_genuine(&mut self, now: Instant, datagram: &[u8]) -> bool {
+        let Some(control) = &mut self.control else {
+            return true;
         };
-        it.ask(shared);
-        it
+        let genuine = control.check(datagram);
+        if genuine && self.gate.take().is_some() {
+            // Its key took a number that we sent there.
+            self.wake = Some(now);
+        }
+        genuine
+    }
+
+    fn install(&mut self, keys: &Keys, shared: &Shared<'_>) {
+        self.sealer = keys.sealer();
+        self.control = keys.control(Role::Sender);
+        if shared.guard
+            && let Some(sealer) = &mut self.sealer
+        {
+            sealer.guard();
+        }
+    }
+
+    fn say(&mut self, kind: Kind, payload: &[u8]) {
+        let signer = self.control.as_mut().map(|it| &mut it.signer);
+        self.outgoing
+            .push_back(signed(kind, self.id, payload, signer));
     }
 
     pub(super) fn is_closed(&self) -> bool {
         self.state == State::Closed
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         matches!(self.state, State::Lingering | State::Closed)
+    }
+
+    /// Sends no faster than `cap` from now on.
+    pub(super) fn set_cap(&mut self, now: Instant, cap: Option<Bitrate>) {
+        if self.cap != cap {
+            self.cap = cap;
+            self.controller
+                .set_max(cap.map_or(f64::INFINITY, |cap| cap.bytes_per_sec() as f64));
+            self.pace(now);
+            // Whatever it waited for was reckoned at another rate.
+            self.wake = self.wake.map(|wake| wake.min(now));
+        }
+    }
+
+    /// Takes over the controller's rate.
+    fn pace(&mut self, now: Instant) {
+        let rate = Bitrate::from_bytes_per_sec(self.controller.rate() as u64);
+        self.pacer
+            .set_rate(now, self.cap.map_or(rate, |cap| rate.min(cap)));
     }
 
     fn all_sent(&self) -> bool {
@@ -229,10 +433,15 @@ impl Sender {
     fn ask(&mut self, shared: &mut Shared<'_>) {
         let block_bytes = BLOCK * self.chunk as u64;
         let end = self.total.div_ceil(BLOCK);
-        while self.wanted < end
-            && self.wanted < self.next / BLOCK + READ_AHEAD
-            && self.wanted - self.contiguous / BLOCK < WINDOW_BLOCKS
-        {
+        loop {
+            let front = self.contiguous / BLOCK;
+            self.wanted = self.had.next_gap(self.wanted.max(front));
+            if self.wanted >= end
+                || self.wanted >= self.next / BLOCK + READ_AHEAD
+                || self.wanted - front >= WINDOW_BLOCKS
+            {
+                return;
+            }
             let offset = self.wanted * block_bytes;
             let len = (self.request.size - offset).min(block_bytes) as usize;
             let buffer = self.spare.pop().unwrap_or_default();
@@ -242,6 +451,7 @@ impl Sender {
                 len,
                 buffer,
             });
+            self.awaited.push_back(self.wanted);
             self.wanted += 1;
         }
     }
@@ -257,13 +467,20 @@ impl Sender {
         if self.is_over() {
             return;
         }
-        let block = self.window.next();
         let want = (self.request.size.saturating_sub(offset)).min(BLOCK * self.chunk as u64);
-        let k = blocks::k(self.total, block.min(self.total.saturating_sub(1) / BLOCK)) as usize;
-        if offset != block * BLOCK * self.chunk as u64 || bytes.len() as u64 != want || want == 0 {
+        let asked = self.awaited.pop_front();
+        let Some(block) = asked.filter(|block| {
+            offset == block * BLOCK * self.chunk as u64 && bytes.len() as u64 == want
+        }) else {
             self.on_abort(now, Reason::INVALID, shared);
             return;
+        };
+        if block < self.window.base() {
+            // It turned out to be there already.
+            return;
         }
+        while self.window.next() < block && self.window.push(Sent::default()).is_some() {}
+        let k = blocks::k(self.total, block) as usize;
         bytes.resize(k * self.chunk, 0);
         let sent = Sent {
             bytes,
@@ -282,8 +499,8 @@ impl Sender {
         if self.is_over() {
             return;
         }
-        self.outgoing
-            .push_back(control(Kind::Reject, self.id, &[reason.0], 0));
+        shared.rejects.count(reason);
+        self.say(Kind::Reject, &[reason.0]);
         self.end(now, Err(Failure::Aborted(reason)), shared);
         self.timers
             .set(Timer::Linger, now + Duration::from_millis(20));
@@ -306,8 +523,7 @@ impl Sender {
                 self.on_session_accept(now, payload, datagram, shared)
             }
             (Kind::Complete, State::Lingering) => {
-                self.outgoing
-                    .push_back(control(Kind::AckClose, self.id, &[], 0));
+                self.say(Kind::AckClose, &[]);
                 self.outgoing.truncate(4);
             }
             (Kind::Complete | Kind::AckClose, State::Streaming | State::Probing) => {
@@ -338,28 +554,107 @@ impl Sender {
         datagram: &[u8],
         shared: &mut Shared<'_>,
     ) {
-        let (Some(secret), Some(key)) = (&self.secret, payload.first_chunk::<32>()) else {
-            return;
-        };
-        if self.peer_key.as_ref() == Some(key) {
-            return;
-        }
-        let Some(mut sealer) = keys::sealer(secret, key, self.id) else {
-            self.end(now, Err(Failure::BadKey), shared);
-            return;
-        };
-        if shared.guard {
-            sealer.guard();
-        }
-        self.sealer = Some(sealer);
-        self.extension = Extension::parse(datagram, datagram.len() - HEADER - payload.len())
+        let extension = Extension::unsigned(datagram, datagram.len() - HEADER - payload.len())
             .filter(|_| shared.config.extensions);
-        if self.peer_key.replace(*key).is_some() {
+        let key = payload.first_chunk::<32>().copied();
+        let waits = self.request.encrypt || self.request.bundle;
+        if self.request.via != Via::Direct || !waits || key.is_some() != self.request.encrypt {
+            shared.counters.add(Counter::Unexpected, 1);
+            return;
+        }
+        if self.answered && self.peer_key == key {
+            return;
+        }
+        if let Err(failure) = self.agree(key, extension, datagram, shared) {
+            self.refuse(now, failure, shared);
+            return;
+        }
+        if self.peer_key.is_some() && self.peer_key != key {
+            self.peer_key = key;
             self.start_over(now);
         } else {
+            self.peer_key = key;
             self.state = State::Streaming;
             self.connected(now, self.extension.is_some(), shared);
         }
+    }
+
+    /// PUSH_ACCEPT: the port the rest goes to, if the daemon says another (4.5).
+    pub(super) fn on_push_accept(
+        &mut self,
+        now: Instant,
+        header: &Header,
+        datagram: &[u8],
+        shared: &mut Shared<'_>,
+    ) -> Option<u16> {
+        if self.request.via != Via::Push || self.state != State::Requesting {
+            // A repetition, or nonsense.
+            return None;
+        }
+        let Some(accept) = PushAccept::parse(header, datagram) else {
+            shared.counters.add(Counter::Malformed, 1);
+            return None;
+        };
+        if accept.key.is_some() != self.request.encrypt {
+            shared.counters.add(Counter::Unexpected, 1);
+            return None;
+        }
+        let extension = accept.extension.filter(|_| shared.config.extensions);
+        if let Err(failure) = self.agree(accept.key, extension, datagram, shared) {
+            self.refuse(now, failure, shared);
+            return None;
+        }
+        self.peer_key = accept.key;
+        self.asked = Vec::new();
+        if accept.port.is_some() || self.extension.is_some() {
+            let extension = self.extension.is_some().then(|| ours(&self.request));
+            self.asked = Self::session_request(&self.request, None, extension).encode(self.id);
+            self.outgoing.push_back(self.asked.clone());
+            self.retry = shared.config.request_retry;
+            self.timers.set(Timer::Request, now + self.retry);
+        }
+        self.state = State::Streaming;
+        self.connected(now, self.extension.is_some(), shared);
+        accept.port
+    }
+
+    /// Takes over what the peer answered: its block, its identity, its key.
+    fn agree(
+        &mut self,
+        key: Option<[u8; 32]>,
+        extension: Option<Extension>,
+        answer: &[u8],
+        shared: &Shared<'_>,
+    ) -> Result<(), Failure> {
+        let bound = key.is_some() && extension.as_ref().is_some_and(|it| it.has(feature::KEYS));
+        let identity = extension
+            .as_ref()
+            .and_then(|it| it.host_key)
+            .filter(|_| bound);
+        self.request.trust.check(identity.as_ref())?;
+        if self.request.bundle && !extension.as_ref().is_some_and(|it| it.bundle) {
+            return Err(Failure::NoBundles);
+        }
+        if let (Some(secret), Some(key)) = (&self.secret, &key) {
+            let bound = bound.then(|| Bound {
+                request: &self.asked,
+                answer,
+                host: identity.as_ref().map_or(Host::None, Host::Theirs),
+            });
+            let keys = keys::agree(secret, key, self.id, bound.as_ref()).ok_or(Failure::BadKey)?;
+            self.install(&keys, shared);
+        }
+        self.identity = identity;
+        self.extension = extension;
+        Ok(())
+    }
+
+    /// The peer will not do: it is told, in the clear if need be, and nothing is sent.
+    fn refuse(&mut self, now: Instant, failure: Failure, shared: &mut Shared<'_>) {
+        self.say(Kind::Reject, &[Reason::DISCONNECT.0]);
+        self.end(now, Err(failure), shared);
+        self.timers
+            .set(Timer::Linger, now + Duration::from_millis(20));
     }
 
     /// The receiver forgot us before it heard a packet, and answered the repeated request as a stranger's, with
@@ -389,6 +684,7 @@ impl Sender {
             tag,
             encrypted,
             extended,
+            identity: self.identity,
         });
     }
 
@@ -411,8 +707,7 @@ impl Sender {
             self.connected(now, self.extension.is_some(), shared);
         }
         self.contiguous = self.total;
-        self.outgoing
-            .push_back(control(Kind::AckClose, self.id, &[], 0));
+        self.say(Kind::AckClose, &[]);
         self.end(now, Ok(()), shared);
     }
 
@@ -421,7 +716,11 @@ impl Sender {
         if self.timers.expire(Timer::Request, now) && !self.proved {
             self.retry = (self.retry * 2).min(config.request_retry_max);
             self.timers.set(Timer::Request, now + self.retry);
-            self.outgoing.push_back(self.asked.clone());
+            if !self.asked.is_empty() {
+                self.outgoing.push_back(self.asked.clone());
+            }
+            // Behind the gate the one packet that may be out is as easily lost as the answer.
+            self.probe_due |= self.gate.is_some() && self.next > 0;
         }
         if self.timers.expire(Timer::Patience, now) {
             let failure = if self.answered {
@@ -520,6 +819,15 @@ impl Sender {
             encrypted: self.request.encrypt,
             ..Snapshot::default()
         }
+    }
+}
+
+/// What a sender says of itself in its request.
+fn ours(request: &Request) -> Extension {
+    Extension {
+        features: feature::ALL,
+        bundle: request.bundle,
+        ..Extension::default()
     }
 }
 

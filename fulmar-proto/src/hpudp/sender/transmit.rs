@@ -23,10 +23,21 @@ impl Sender {
         buf: &mut Vec<u8>,
         shared: &mut Shared<'_>,
     ) -> Option<usize> {
-        if let Some(bytes) = self.outgoing.pop_front() {
+        while let Some(bytes) = self.outgoing.pop_front() {
+            if !self.gate.as_mut().is_none_or(|gate| gate.say(bytes.len())) {
+                continue;
+            }
             self.pacer.spend(now, bytes.len() as u64);
             buf.extend_from_slice(&bytes);
             return Some(bytes.len());
+        }
+        let gated = self
+            .gate
+            .is_some_and(|gate| gate.room() < DATAGRAM_MAX || self.state == State::Requesting);
+        if gated {
+            self.probe_due = false;
+            self.wake = None;
+            return None;
         }
         if std::mem::take(&mut self.probe_due) {
             return self.probe(now, buf, shared.config);
@@ -51,6 +62,9 @@ impl Sender {
         }
         self.ask(shared);
         if buf.len() > start {
+            if let Some(gate) = &mut self.gate {
+                gate.say(buf.len() - start);
+            }
             self.pacer.spend(now, (buf.len() - start) as u64);
             self.wake = Some(now);
         }
@@ -64,6 +78,10 @@ impl Sender {
         }
         if !self.has_something() {
             return None;
+        }
+        if self.gate.is_some() {
+            // One packet, to see whether its stamp comes back (19.5.4).
+            return (self.next == 0).then_some(1);
         }
         if self.heard.is_none() && self.marks.sent() - self.unheard_from >= UNHEARD {
             return None;
@@ -105,9 +123,8 @@ impl Sender {
         let span =
             min_rtt + self.controller.delay_budget(min_rtt) + self.feedback.interval(true) * 4;
         let mut cap = packets * span.as_secs_f64() + 16.0;
-        let socket = self
-            .extension
-            .map_or(0, |extension| extension.socket_datagrams);
+        let socket = self.extension.as_ref();
+        let socket = socket.map_or(0, |extension| extension.socket_datagrams);
         if socket > 0 {
             cap = cap.min(packets * min_rtt.as_secs_f64() + f64::from(socket) / 2.0);
         }
@@ -151,6 +168,9 @@ impl Sender {
         self.counts.data += 1;
         self.data(now, seq, buf);
         self.end_of_block(seq, config);
+        if self.next.is_multiple_of(BLOCK) {
+            self.next = (self.had.next_gap(self.next / BLOCK) * BLOCK).min(self.total);
+        }
     }
 
     fn repair(&mut self, now: Instant, buf: &mut Vec<u8>, config: &Config) -> bool {
@@ -206,7 +226,8 @@ impl Sender {
     /// new stamp, and so measures the round trip. `false` when the chunk is no longer in the window.
     fn data(&mut self, now: Instant, seq: u64, buf: &mut Vec<u8>) -> bool {
         let (sealed, total, chunk) = (self.sealer.is_some(), self.total, self.chunk);
-        let Some(sent) = self.window.get_mut(seq / BLOCK) else {
+        let sent = self.window.get_mut(seq / BLOCK);
+        let Some(sent) = sent.filter(|it| !it.bytes.is_empty()) else {
             return false;
         };
         let issued = self.marks.issue(now);
@@ -244,7 +265,8 @@ impl Sender {
     /// One PARITY packet, computed now; `false` when the block is no longer needed.
     fn parity(&mut self, now: Instant, block: u64, index: u8, buf: &mut Vec<u8>) -> bool {
         let k = blocks::k(self.total, block);
-        let Some(sent) = self.window.get(block) else {
+        let sent = self.window.get(block);
+        let Some(sent) = sent.filter(|it| !it.bytes.is_empty()) else {
             return false;
         };
         let encoder = if k == BLOCK {
@@ -283,6 +305,9 @@ impl Sender {
         }
         let seq = self.contiguous.min(self.total.saturating_sub(1));
         if self.next > seq && self.data(now, seq, buf) {
+            if let Some(gate) = &mut self.gate {
+                gate.say(buf.len() - before);
+            }
             self.counts.retransmitted += 1;
             self.pacer.spend(now, (buf.len() - before) as u64);
             return Some(buf.len() - before);
@@ -299,7 +324,7 @@ impl Sender {
         let block = self.contiguous.min(self.total.saturating_sub(1)) / BLOCK;
         let k = blocks::k(self.total, block);
         match self.window.get_mut(block) {
-            Some(sent) if u64::from(sent.parity_used) < 255 - k => {
+            Some(sent) if !sent.bytes.is_empty() && u64::from(sent.parity_used) < 255 - k => {
                 let index = sent.parity_used;
                 sent.parity_used += 1;
                 self.parity(now, block, index, buf)
