@@ -174,7 +174,6 @@ impl Wire {
 
     /// Reads what a device's namespace has sent, up to a batch; says whether that was anything.
     fn take_in(&mut self, side: usize) -> bool {
-        let now = Instant::now();
         for read in 0..BATCH {
             let mut bytes = self
                 .spare
@@ -185,6 +184,8 @@ impl Wire {
                 self.spare.push(bytes);
                 return read > 0;
             };
+            // Not the time of the batch: the packet may have been sent since then, and would be early.
+            let now = Instant::now();
             let mut deliveries = self.links[side].offer(now, &bytes[..len]).into_iter();
             match deliveries.next() {
                 Some(delivery) => self.air[side].push_back(Flight {
