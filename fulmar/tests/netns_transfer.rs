@@ -157,9 +157,8 @@ impl Link {
     /// The shortest round trip of a few datagrams between its ends.
     fn shortest_round_trip(&self) -> Duration {
         let [asking, echo] = [0, 1].map(|side| {
-            let socket = entered(&self.names[side], || {
-                UdpSocket::bind((self.addresses[side].as_str(), 0)).unwrap()
-            });
+            let at = self.addresses[side].as_str();
+            let socket = entered(&self.names[side], || UdpSocket::bind((at, 0)).unwrap());
             socket
                 .set_read_timeout(Some(Duration::from_millis(200)))
                 .unwrap();
