@@ -212,8 +212,9 @@ where
                 encrypted,
                 ..
             } => self.offered(tag, from, &name, size, encrypted),
-            // A receiver has nothing to give.
-            Event::Asked { tag, .. } => self.command(Command::Abort {
+            // A receiver has nothing to give, and asks for nothing.
+            Event::Listing { .. } => {}
+            Event::Asked { tag, .. } | Event::ListAsked { tag, .. } => self.command(Command::Abort {
                 tag,
                 reason: Reason::NOT_FOUND,
             }),
