@@ -150,7 +150,7 @@ fn refused(host: &str, refusal: Option<identity::Refusal>) -> Fault {
 }
 
 /// The first address that a name has.
-fn resolve(host: &str, port: u16) -> Result<SocketAddr, Fault> {
+pub(super) fn resolve(host: &str, port: u16) -> Result<SocketAddr, Fault> {
     let found = (host, port)
         .to_socket_addrs()
         .map(|mut addresses| addresses.next());

@@ -7,6 +7,7 @@
 
 mod get;
 mod limit;
+mod list;
 mod recv;
 #[cfg(test)]
 mod refusals;
@@ -31,6 +32,7 @@ use crate::identity::Refusal;
 
 pub use get::{GetOptions, get};
 pub use limit::Following;
+pub use list::{Listed, list};
 pub use recv::{ReceiveOptions, Receiver, Tally};
 pub use send::{Encryption, SendOptions, Sent, send};
 pub use serve::{ServeOptions, Server};

@@ -229,11 +229,13 @@ where
             return Ok(());
         };
         match self.take(event)? {
-            // Who only receives has nothing to give.
-            Some(Event::Asked { tag, .. }) => self.command(Command::Abort {
-                tag,
-                reason: Reason::NOT_FOUND,
-            }),
+            // Who only receives has nothing to give, and nothing to list.
+            Some(Event::Asked { tag, .. } | Event::ListAsked { tag, .. }) => {
+                self.command(Command::Abort {
+                    tag,
+                    reason: Reason::NOT_FOUND,
+                })
+            }
             Some(_) | None => Ok(()),
         }
     }
@@ -262,6 +264,8 @@ where
                 self.sessions.remove(&tag);
             }
             Event::Asked { .. }
+            | Event::ListAsked { .. }
+            | Event::Listing { .. }
             | Event::Connected { .. }
             | Event::Want { .. }
             | Event::Progress { .. }
