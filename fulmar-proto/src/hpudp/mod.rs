@@ -6,7 +6,7 @@
 //!       ▼                 │                            │   ▼
 //!  sender/ ── window of blocks, repairs        receiver/ ── blocks.rs (memory, FEC)
 //!   │  ├ feedback.rs  what left, what came             │
-//!   │  ├ rate.rs      how fast                         │ heartbeat: delivered, loss, missing
+//!   │  ├ rate/        how fast                         │ heartbeat: delivered, loss, missing
 //!   │  └ parity.rs    how much parity                  │
 //!   ▼                                                  ▼
 //!  endpoint.rs ── sessions by (peer, SessionID) ── packet.rs ── bytes
@@ -23,6 +23,7 @@ mod keys;
 mod packet;
 mod parity;
 mod pull;
+mod ranges;
 mod rate;
 mod receiver;
 mod sender;
