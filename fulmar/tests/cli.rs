@@ -370,6 +370,7 @@ fn documents_keep_to_what_the_binary_has() {
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "docs/benchmarks.md",
+        "docs/errors.md",
     ] {
         let text = fs::read_to_string(root().join(document)).unwrap();
         for command in commands_in(&text) {

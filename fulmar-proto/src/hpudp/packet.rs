@@ -9,7 +9,7 @@ use super::config::{DATAGRAM_MAX, HEADER, Layout, NACKS, TAG};
 use super::keys::{SIGNATURE, Signer};
 use super::ranges::{self, TLV_RANGES};
 
-/// The packet types of v5.0 (2.3). Later versions' types are unknown here and dropped.
+/// The packet types of v5.0 (2.3), and the list of v5.2 (18.6). Other types are unknown here and dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     SessionReq = 0x00,
@@ -23,6 +23,8 @@ pub(super) enum Kind {
     PushReq = 0x08,
     PushAccept = 0x09,
     SessionAccept = 0x0a,
+    ListReq = 0x0d,
+    ListRes = 0x0e,
 }
 
 impl Kind {
@@ -39,6 +41,8 @@ impl Kind {
             0x08 => Self::PushReq,
             0x09 => Self::PushAccept,
             0x0a => Self::SessionAccept,
+            0x0d => Self::ListReq,
+            0x0e => Self::ListRes,
             _ => return None,
         })
     }
@@ -146,8 +150,9 @@ pub(super) struct SessionReq {
 }
 
 impl SessionReq {
-    /// The whole datagram, name terminator not counted unless `nul_counted` (3.1), extension block beyond it.
-    pub(super) fn encode(&self, session: u32) -> Vec<u8> {
+    /// The whole datagram, name terminator not counted unless `nul_counted` (3.1), extension block beyond it, signed by
+    /// `signer` when the session has keys already (18.7.4).
+    pub(super) fn encode(&self, session: u32, signer: Option<&mut Signer>) -> Vec<u8> {
         let key = self.key.map_or(0, |key| key.len());
         let len = 20 + key + self.name.len() + usize::from(self.nul_counted);
         let flags = if self.key.is_some() { flag::SEALED } else { 0 };
@@ -161,7 +166,7 @@ impl SessionReq {
         out.extend_from_slice(&self.name);
         out.push(0);
         if let Some(extension) = &self.extension {
-            extension.encode(&mut out, None);
+            extension.encode(&mut out, signer);
         }
         out
     }
@@ -184,7 +189,7 @@ impl SessionReq {
             payload = rest;
         }
         let (name, nul_counted, beyond) = name_and_rest(payload, beyond);
-        let extension = Extension::unsigned(datagram, beyond.len());
+        let extension = Extension::parse(datagram, beyond.len());
         if extension.is_none() && !beyond.is_empty() {
             return None;
         }
@@ -197,6 +202,13 @@ impl SessionReq {
             nul_counted,
             extension,
         })
+    }
+}
+
+impl SessionReq {
+    /// Whether it bears a signature, right or wrong.
+    pub(super) fn is_signed(&self) -> bool {
+        self.extension.as_ref().is_some_and(|it| it.signed)
     }
 }
 
@@ -336,6 +348,66 @@ impl PushAccept {
             port,
             key,
             extension: trailer(datagram, beyond)?,
+        })
+    }
+}
+
+/// LIST_REQ (18.6): no payload; the first entry wanted stands in SequenceNum, where v5.2 has 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ListReq {
+    pub(super) first: u64,
+}
+
+impl ListReq {
+    /// Padded with zeros to `pad` bytes, which pay for the answer.
+    pub(super) fn encode(&self, session: u32, pad: usize) -> Vec<u8> {
+        let header = Header {
+            seq: self.first,
+            ..Header::control(Kind::ListReq, session, 0, 0)
+        };
+        let mut out = header.encode().to_vec();
+        out.resize(pad.max(HEADER), 0);
+        out
+    }
+
+    pub(super) fn parse(header: &Header, datagram: &[u8]) -> Option<Self> {
+        let empty = header.len == 0 && header.block == 0 && header.stamp == 0;
+        trailer(datagram, datagram.get(HEADER..)?)?;
+        empty.then_some(Self { first: header.seq })
+    }
+}
+
+/// LIST_RES (18.6): lines of name, tab, size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ListRes {
+    /// Index of the first line, in SequenceNum.
+    pub(super) first: u64,
+    /// How many there are, in BlockGroup; 0 from v5.2, which does not say.
+    pub(super) total: u64,
+    pub(super) text: Vec<u8>,
+}
+
+impl ListRes {
+    /// `text` is at most 1368 bytes.
+    pub(super) fn encode(&self, session: u32) -> Vec<u8> {
+        let header = Header {
+            seq: self.first,
+            block: self.total,
+            ..Header::control(Kind::ListRes, session, self.text.len(), 0)
+        };
+        let mut out = header.encode().to_vec();
+        out.extend_from_slice(&self.text);
+        out
+    }
+
+    pub(super) fn parse(header: &Header, datagram: &[u8]) -> Option<Self> {
+        let rest = datagram.get(HEADER..)?;
+        let (text, beyond) = rest.split_at_checked(usize::from(header.len))?;
+        trailer(datagram, beyond)?;
+        (header.stamp == 0).then(|| Self {
+            first: header.seq,
+            total: header.block,
+            text: text.to_vec(),
         })
     }
 }
@@ -712,7 +784,9 @@ pub(super) fn exact<'a>(header: &Header, datagram: &'a [u8]) -> Option<&'a [u8]>
         | Kind::Heartbeat
         | Kind::PullReq
         | Kind::PushReq
-        | Kind::PushAccept => false,
+        | Kind::PushAccept
+        | Kind::ListReq
+        | Kind::ListRes => false,
     };
     let known = beyond.is_empty() || Extension::parse(datagram, beyond.len()).is_some();
     (zero && shape && known).then_some(payload)
@@ -738,8 +812,9 @@ pub fn read_and_write_back(bytes: &[u8]) {
         exact(&header, bytes).is_none_or(|payload| payload.len() <= 32),
         "control packet"
     );
-    if let Some(request) = SessionReq::parse(&header, bytes) {
-        let again = request.encode(header.session);
+    // What is signed is checked by those who have the key; written back it has a checksum.
+    if let Some(request) = SessionReq::parse(&header, bytes).filter(|it| !it.is_signed()) {
+        let again = request.encode(header.session, None);
         // What we leave out is understood as well, what we put in need not fit.
         if let Some((header, _)) = Header::parse(&again) {
             assert_eq!(SessionReq::parse(&header, &again), Some(request));
@@ -766,6 +841,18 @@ pub fn read_and_write_back(bytes: &[u8]) {
         let again = accept.encode(header.session);
         if let Some((header, _)) = Header::parse(&again) {
             assert_eq!(PushAccept::parse(&header, &again), Some(accept));
+        }
+    }
+    if let Some(request) = ListReq::parse(&header, bytes).filter(|_| header.kind == Kind::ListReq) {
+        let again = request.encode(header.session, 0);
+        if let Some((header, _)) = Header::parse(&again) {
+            assert_eq!(ListReq::parse(&header, &again), Some(request));
+        }
+    }
+    if let Some(answer) = ListRes::parse(&header, bytes).filter(|_| header.kind == Kind::ListRes) {
+        let again = answer.encode(header.session);
+        if let Some((header, _)) = Header::parse(&again) {
+            assert_eq!(ListRes::parse(&header, &again), Some(answer));
         }
     }
     for layout in [Layout::Text, Layout::Reference] {
@@ -841,17 +928,17 @@ mod tests {
         let plain = hex(
             "00deadbeef00000000000000000000000000000000001e00000000000000000000000000000f4240b978085cc8e7010e000000007265706f72742e62696e00",
         );
-        assert_eq!(request(None, false).encode(ID), plain);
+        assert_eq!(request(None, false).encode(ID, None), plain);
         let mut counted = plain.clone();
         counted[0x16] = 0x1f;
-        assert_eq!(request(None, true).encode(ID), counted);
+        assert_eq!(request(None, true).encode(ID, None), counted);
         let key = hex("07a37cbc142093c8b755dc1b10e86cb426374ad16aa853ed0bdfc0b2b86d1c7c")
             .try_into()
             .unwrap();
         let sealed = hex(
             "00deadbeef00000000000000000000000000000000003e04000000000000000000000000000f4240b978085cc8e7010e0000000007a37cbc142093c8b755dc1b10e86cb426374ad16aa853ed0bdfc0b2b86d1c7c7265706f72742e62696e00",
         );
-        assert_eq!(request(Some(key), false).encode(ID), sealed);
+        assert_eq!(request(Some(key), false).encode(ID, None), sealed);
         for (bytes, want) in [
             (plain, request(None, false)),
             (counted, request(None, true)),
@@ -1018,7 +1105,7 @@ mod tests {
             let (header, _) = Header::parse(&bytes).unwrap();
             prop_assert_eq!(PushAccept::parse(&header, &bytes).unwrap(), accept);
             let request = SessionReq { size, hash, rate, key, name: name.into_bytes(), nul_counted, extension: extension.clone() };
-            let bytes = request.encode(7);
+            let bytes = request.encode(7, None);
             let (header, _) = Header::parse(&bytes).unwrap();
             prop_assert_eq!(SessionReq::parse(&header, &bytes).unwrap(), request);
 

@@ -11,12 +11,16 @@ mod fault;
 mod get;
 mod key;
 mod link;
+mod ls;
 mod pace;
 mod peer;
 mod recv;
 mod send;
 mod serve;
 mod sim;
+#[cfg(test)]
+#[path = "../../tests/common/table.rs"]
+mod table;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -54,6 +58,8 @@ enum Verb {
     Serve(serve::Options),
     /// Fetch files from a machine where `fulmar serve` runs
     Get(get::Options),
+    /// List what a machine where `fulmar serve` runs has
+    Ls(ls::Options),
     /// Send files to a machine where `fulmar serve --allow-put` runs
     Put(send::Options),
     /// Show, change and forget the keys that say who is who
@@ -76,6 +82,7 @@ pub(crate) fn run() -> ExitCode {
             Verb::Recv(options) => recv::run(&options),
             Verb::Serve(options) => serve::run(&options),
             Verb::Get(options) => get::run(&options),
+            Verb::Ls(options) => ls::run(&options),
             Verb::Put(options) => send::put(&options),
             Verb::Key(verb) => key::run(&verb),
             Verb::Sim(sim::Protocol::Hpudp(options)) => sim::run(&options),

@@ -150,16 +150,18 @@ fn refused(host: &str, refusal: Option<identity::Refusal>) -> Fault {
 }
 
 /// The first address that a name has.
-fn resolve(host: &str, port: u16) -> Result<SocketAddr, Fault> {
+pub(super) fn resolve(host: &str, port: u16) -> Result<SocketAddr, Fault> {
     let found = (host, port)
         .to_socket_addrs()
         .map(|mut addresses| addresses.next());
-    let nowhere = || Fault::new(Exit::NoConnection, format!("cannot find {host:?}"));
     match found {
         Ok(Some(address)) => Ok(address),
-        Ok(None) => Err(nowhere().hint("check the name, or write an address")),
-        Err(error) => Err(nowhere()
-            .because(error)
-            .hint("check the name, or write an address")),
+        Ok(None) => Err(nowhere(host)),
+        Err(error) => Err(nowhere(host).because(error)),
     }
+}
+
+pub(super) fn nowhere(host: &str) -> Fault {
+    Fault::new(Exit::NoConnection, format!("cannot find {host:?}"))
+        .hint("check the name, or write an address")
 }

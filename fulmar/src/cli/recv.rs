@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use clap::Args;
+use fulmar::driver::Watcher;
 use fulmar::identity::HostKey;
+use fulmar::observe::{Metrics, Snapshot};
 use fulmar::transfer::{ReceiveOptions, Receiver, TransferError};
 
 use super::fault::{Exit, Fault};
@@ -33,6 +35,9 @@ pub(super) struct Options {
     key: KeyFile,
     #[command(flatten)]
     mark: Mark,
+    /// Serve figures for Prometheus at http://ADDRESS/metrics: ADDRESS:PORT, or :PORT on loopback
+    #[arg(long, value_name = "ADDRESS", value_parser = metrics_at)]
+    metrics: Option<SocketAddr>,
     #[command(flatten)]
     talk: Talk,
 }
@@ -44,6 +49,11 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
     let key = options.key.load_or_create()?;
     let receiver = bind(options, &key).map_err(|error| Fault::from(error).told(voice))?;
     let address = receiver.local_addr();
+    let watched = receiver.watcher();
+    let metrics = options
+        .metrics
+        .map(|at| serve_metrics(at, watched).map_err(|fault| fault.told(voice)))
+        .transpose()?;
     let mut narrator = Narrator::new(
         voice,
         if options.once {
@@ -54,18 +64,36 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
     );
     narrator.say(&format!("READY {address}"));
     voice.emit(&Event::Ready { listen: address });
+    if let Some(metrics) = &metrics {
+        let listen = metrics.local_addr();
+        narrator.say(&format!("metrics at http://{listen}/metrics"));
+        voice.emit(&Event::Metrics { listen });
+    }
     let tally = receiver.run(|update| narrator.tell(update), &stop);
     drop(narrator);
     let tally = tally.map_err(|error| Fault::from(error).told(voice))?;
     if stop.load(Relaxed) && !options.once {
-        let fault = Fault::new(Exit::Interrupted, "stopped by a signal");
         let what = format!(
             "{} files received, {} failed, {} refused",
             tally.files, tally.failed, tally.refused
         );
-        return Err(fault.because(what).told(voice));
+        return Err(interrupted().because(what).told(voice));
     }
     Ok(())
+}
+
+/// A server of the figures of an HP-UDP endpoint.
+pub(super) fn serve_metrics(at: SocketAddr, watched: Watcher) -> Result<Metrics, Fault> {
+    Metrics::serve(at, move || Snapshot::of("hpudp", &watched)).map_err(|error| unserved(at, error))
+}
+
+fn unserved(at: SocketAddr, error: io::Error) -> Fault {
+    Fault::failed(format!("cannot serve metrics at {at}"), error)
+        .hint("use another port, or an address of this machine")
+}
+
+fn interrupted() -> Fault {
+    Fault::new(Exit::Interrupted, "stopped by a signal")
 }
 
 fn bind(options: &Options, key: &HostKey) -> Result<Receiver, TransferError> {
@@ -126,11 +154,47 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
+/// Reads `ADDRESS:PORT` or `:PORT`.
+pub(super) fn metrics_at(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix(':').and_then(|port| port.parse().ok());
+    port.map_or_else(
+        || text.parse().ok(),
+        |port: u16| Some((Ipv4Addr::LOCALHOST, port).into()),
+    )
+    .ok_or_else(|| {
+        "write an address of this machine and a port, such as 127.0.0.1:9100, or :9100 for loopback"
+            .to_owned()
+    })
+}
+
+/// What this verb says by itself.
+#[cfg(test)]
+pub(super) fn samples() -> Vec<Fault> {
+    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 9100));
+    let taken = io::Error::from_raw_os_error(98);
+    let tally = "2 files received, 0 failed, 1 refused";
+    vec![unserved(at, taken), interrupted().because(tally)]
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn where_to_serve_metrics() {
+        for (text, want) in [
+            (":9100", "127.0.0.1:9100"),
+            ("[::]:0", "[::]:0"),
+            ("192.0.2.7:1", "192.0.2.7:1"),
+        ] {
+            assert_eq!(metrics_at(text).unwrap(), want.parse().unwrap());
+        }
+        for text in ["", ":", "9100", "localhost:9100", "127.0.0.1", ":65536"] {
+            assert!(metrics_at(text).unwrap_err().contains(":9100"), "{text}");
+        }
+    }
 
     #[test]
     fn where_to_listen() {

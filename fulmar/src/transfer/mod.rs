@@ -7,7 +7,10 @@
 
 mod get;
 mod limit;
+mod list;
 mod recv;
+#[cfg(test)]
+mod refusals;
 mod send;
 mod serve;
 #[cfg(test)]
@@ -25,9 +28,11 @@ use fulmar_proto::hpudp::{self, Config, Failure, Reason, Snapshot};
 use crate::config::Dscp;
 use crate::driver::{self, Buffers, GATHER_BULK, Handle, Socket, Stopped};
 use crate::file::Directory;
+use crate::identity::Refusal;
 
 pub use get::{GetOptions, get};
 pub use limit::Following;
+pub use list::{Listed, list};
 pub use recv::{ReceiveOptions, Receiver, Tally};
 pub use send::{Encryption, SendOptions, Sent, send};
 pub use serve::{ServeOptions, Server};
@@ -232,6 +237,12 @@ impl TransferError {
         )
     }
 
+    fn mark(dscp: Dscp, error: io::Error) -> Self {
+        let what = format!("cannot mark datagrams as {dscp}");
+        let advice = "use another mark; some need a privilege";
+        Self::new(Kind::Failed, what, error, advice)
+    }
+
     fn entropy(error: getrandom::Error) -> Self {
         let advice = "no transfer is safe without random numbers; look at the system's log";
         Self::new(
@@ -254,6 +265,11 @@ impl TransferError {
             "stopped by the user",
             "start it again; nothing incomplete was kept",
         )
+    }
+
+    /// A peer, `host` as the user wrote it, that is not who it must be.
+    pub fn identity(what: impl Into<String>, host: &str, refusal: Refusal) -> Self {
+        Self::new(Kind::Identity, what, refusal, refusal.advice(host))
     }
 
     /// The end of a session as its endpoint reports it.
@@ -332,15 +348,9 @@ fn advice_on(reason: Reason) -> &'static str {
 fn bind(at: SocketAddr, dscp: Dscp) -> Result<Socket, TransferError> {
     let mut socket = Socket::bind(at).map_err(|error| TransferError::socket(at, error))?;
     if dscp != Dscp::default() {
-        socket.set_dscp(dscp).map_err(|error| {
-            let advice = "use another mark; some need a privilege";
-            TransferError::new(
-                Kind::Failed,
-                format!("cannot mark datagrams as {dscp}"),
-                error,
-                advice,
-            )
-        })?;
+        socket
+            .set_dscp(dscp)
+            .map_err(|error| TransferError::mark(dscp, error))?;
     }
     Ok(socket)
 }
@@ -351,14 +361,7 @@ fn open_directory(path: &Path) -> Result<Directory, TransferError> {
         opened.check_writable()?;
         Ok(opened)
     });
-    opened.map_err(|error| {
-        TransferError::new(
-            Kind::Failed,
-            format!("cannot receive into {}", path.display()),
-            error,
-            "name a directory that exists and that you may write to",
-        )
-    })
+    opened.map_err(|error| recv::unusable(path, error))
 }
 
 /// An endpoint whose driver lets arrivals gather, for who receives in bulk.

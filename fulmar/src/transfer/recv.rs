@@ -5,6 +5,7 @@
 //! send.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -20,7 +21,7 @@ use super::{
     spawn_bulk,
 };
 use crate::config::Dscp;
-use crate::driver::{BUFFER_WANTED, Handle, NoEvent, Stopped};
+use crate::driver::{BUFFER_WANTED, Handle, NoEvent, Stopped, Watcher};
 use crate::file::{CreateError, Directory, FinishError, Partial};
 
 /// How to receive.
@@ -76,6 +77,11 @@ impl Receiver {
             directory: opened,
             options,
         })
+    }
+
+    /// For those who only look.
+    pub fn watcher(&self) -> Watcher {
+        self.handle.watcher()
     }
 
     /// The address it listens at.
@@ -223,11 +229,13 @@ where
             return Ok(());
         };
         match self.take(event)? {
-            // Who only receives has nothing to give.
-            Some(Event::Asked { tag, .. }) => self.command(Command::Abort {
-                tag,
-                reason: Reason::NOT_FOUND,
-            }),
+            // Who only receives has nothing to give, and nothing to list.
+            Some(Event::Asked { tag, .. } | Event::ListAsked { tag, .. }) => {
+                self.command(Command::Abort {
+                    tag,
+                    reason: Reason::NOT_FOUND,
+                })
+            }
             Some(_) | None => Ok(()),
         }
     }
@@ -256,6 +264,8 @@ where
                 self.sessions.remove(&tag);
             }
             Event::Asked { .. }
+            | Event::ListAsked { .. }
+            | Event::Listing { .. }
             | Event::Connected { .. }
             | Event::Want { .. }
             | Event::Progress { .. }
@@ -372,12 +382,7 @@ where
             }
             Err(error) => {
                 let reason = refusal(&error);
-                let fault = TransferError::new(
-                    Kind::Failed,
-                    attempt(&incoming.name, incoming.from),
-                    error,
-                    "make room, or check the disk, then have it sent again",
-                );
+                let fault = uncreatable(&incoming.name, incoming.from, error);
                 self.give_up(tag, reason, fault)
             }
         }
@@ -589,7 +594,26 @@ fn reason_for(error: &FinishError) -> Reason {
     }
 }
 
-fn unstorable(name: &str, from: SocketAddr, error: FinishError) -> TransferError {
+/// A directory that no file can go to.
+pub(super) fn unusable(directory: &Path, error: io::Error) -> TransferError {
+    let what = format!("cannot receive into {}", directory.display());
+    let advice = "name a directory that exists and that you may write to";
+    TransferError::new(Kind::Failed, what, error, advice)
+}
+
+/// A file that cannot be begun.
+pub(super) fn uncreatable(name: &str, from: SocketAddr, error: CreateError) -> TransferError {
+    let advice = match error {
+        CreateError::Name(_) => "have it sent under a plain name",
+        CreateError::Exists => "have it sent under another name, or remove the one that is there",
+        CreateError::NoSpace { .. } | CreateError::Storage(_) => {
+            "make room, or check the disk, then have it sent again"
+        }
+    };
+    TransferError::new(Kind::Failed, attempt(name, from), error, advice)
+}
+
+pub(super) fn unstorable(name: &str, from: SocketAddr, error: FinishError) -> TransferError {
     let (kind, advice) = match error {
         FinishError::HashMismatch { .. } => (
             Kind::Integrity,

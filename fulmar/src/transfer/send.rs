@@ -333,6 +333,8 @@ where
                 | Event::Closed { .. }
                 | Event::Offered { .. }
                 | Event::Asked { .. }
+                | Event::Listing { .. }
+                | Event::ListAsked { .. }
                 | Event::Chunk { .. }
                 | Event::Received { .. } => {}
             }
@@ -422,7 +424,7 @@ pub(super) fn supply(
     Ok(buffer)
 }
 
-fn attempt(path: &Path, peer: SocketAddr) -> String {
+pub(super) fn attempt(path: &Path, peer: SocketAddr) -> String {
     format!("cannot send {} to {peer}", path.display())
 }
 

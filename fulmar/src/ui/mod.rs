@@ -6,6 +6,7 @@
 
 mod narrator;
 mod progress;
+mod quota;
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -17,6 +18,7 @@ use serde::Serialize;
 pub(crate) use narrator::{Narrator, Role};
 use progress::Progress;
 pub(crate) use progress::short_time;
+use quota::Quota;
 
 /// How to talk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +80,16 @@ pub(crate) enum Event<'a> {
     Ready {
         /// The address.
         listen: SocketAddr,
+    },
+    /// Figures for those who watch are served.
+    Metrics {
+        /// The address.
+        listen: SocketAddr,
+    },
+    /// More happened of which strangers can make much, and was not said.
+    Unsaid {
+        /// How many events.
+        count: u64,
     },
     /// What the kernel granted the socket, in bytes.
     Socket {

@@ -3,12 +3,13 @@
 //! It does *not* end anything: the error that ends a command is printed by whoever gets it.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use fulmar::identity::PublicKey;
 use fulmar::transfer::{Direction, Update};
 use fulmar_proto::engine::{Bitrate, Bytes};
 
-use super::{Event, Figures, Progress, Voice, escaped, short_time};
+use super::{Event, Figures, Progress, Quota, Voice, escaped, short_time};
 use crate::cli::Fault;
 
 /// Tells what happens to the files of one command.
@@ -17,6 +18,8 @@ pub(crate) struct Narrator {
     voice: Voice,
     progress: Progress,
     role: Role,
+    /// Of what strangers cause.
+    quota: Quota,
 }
 
 /// At which end.
@@ -35,6 +38,7 @@ impl Narrator {
             voice,
             progress: Progress::new(voice),
             role,
+            quota: Quota::new(LINES),
         }
     }
 
@@ -45,6 +49,9 @@ impl Narrator {
 
     /// Tells of one update.
     pub(crate) fn tell(&mut self, update: &Update) {
+        if !self.is_said(update) {
+            return;
+        }
         match update {
             Update::SocketBuffers { granted, wanted } => {
                 self.socket(granted.recv, granted.send, *wanted)
@@ -160,6 +167,41 @@ impl Narrator {
         }
     }
 
+    /// Whether an update at a receiver is for the user: strangers can cause what needs no file of theirs as often as they
+    /// like, and fill a disk with it (E4).
+    fn is_said(&mut self, update: &Update) -> bool {
+        let forgeable = match update {
+            Update::Connected { .. } | Update::Refused { .. } => true,
+            Update::Failed { began, .. } => self.role == Role::Daemon || !began,
+            // Of a session without a packet there is nothing to show.
+            Update::Progress { snapshot, .. } => return snapshot.data + snapshot.parities > 0,
+            Update::SocketBuffers { .. }
+            | Update::Hashing { .. }
+            | Update::Unencrypted { .. }
+            | Update::Finished { .. }
+            | _ => false,
+        };
+        if !forgeable {
+            return true;
+        }
+        match self.quota.admit(Instant::now()) {
+            Some(count) => {
+                self.left_out(count);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn left_out(&self, count: u64) {
+        if count > 0 {
+            self.say(&format!(
+                "note: left out {count} lines about offers, refusals and failures"
+            ));
+            self.voice.emit(&Event::Unsaid { count });
+        }
+    }
+
     fn failed(&mut self, fault: &Fault, name: &str, peer: SocketAddr) {
         self.progress.clear(name, peer);
         self.progress.aside(|| fault.print());
@@ -186,3 +228,11 @@ impl Narrator {
 fn fingerprint(key: Option<[u8; 32]>) -> Option<String> {
     key.map(|key| PublicKey(key).fingerprint().to_string())
 }
+impl Drop for Narrator {
+    fn drop(&mut self) {
+        self.left_out(self.quota.left_out());
+    }
+}
+
+/// Lines a second that strangers may cause (E4), and at once.
+const LINES: u64 = 10;

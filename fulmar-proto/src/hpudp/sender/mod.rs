@@ -163,7 +163,7 @@ impl Sender {
         let extension = config.extensions.then(|| ours(&request));
         let asked = match request.via {
             Via::Direct | Via::Pull => {
-                Self::session_request(&request, key, extension).encode(start.id)
+                Self::session_request(&request, key, extension).encode(start.id, None)
             }
             Via::Push => PushReq {
                 size: request.size,
@@ -212,7 +212,7 @@ impl Sender {
             host_key: host.map(Secret::public),
             ..ours(&request)
         });
-        let answer = Self::session_request(&request, key, extension).encode(start.id);
+        let answer = Self::session_request(&request, key, extension).encode(start.id, None);
         let mut keys = None;
         if let Some(peer) = &asked.request.key {
             let bound = bound.then(|| Bound {
@@ -345,6 +345,17 @@ impl Sender {
         self.home = peer;
     }
 
+    /// Whether it is a push that began at this address, wherever the daemon wants the rest (4.5.4).
+    pub(super) fn was_asked_at(&self, address: SocketAddr) -> bool {
+        self.request.via == Via::Push && self.request.to == address
+    }
+
+    /// Whether anything happened under its number that another session must not be mistaken for: a stranger that asked
+    /// for a file, and has shown nothing, may ask again.
+    pub(super) fn is_used(&self) -> bool {
+        self.gate.is_none()
+    }
+
     /// Whether a request for a file is the one this session answers.
     pub(super) fn is_repeat(&self, datagram: &[u8]) -> bool {
         self.wish == datagram
@@ -353,6 +364,11 @@ impl Sender {
     /// Whether a peer asked for it.
     pub(super) fn is_served(&self) -> bool {
         self.request.via == Via::Pull
+    }
+
+    /// Whether the peer was chosen by this side, or has proved where it is.
+    pub(super) fn is_proved(&self) -> bool {
+        self.gate.is_none()
     }
 
     /// Whether who asked for it has shown nothing yet.
@@ -437,11 +453,13 @@ impl Sender {
     fn ask(&mut self, shared: &mut Shared<'_>) {
         let block_bytes = BLOCK * self.chunk as u64;
         let end = self.total.div_ceil(BLOCK);
+        // Who has shown nothing costs one block, however many there are of them.
+        let ahead = self.gate.map_or(READ_AHEAD, |_| 1);
         loop {
             let front = self.contiguous / BLOCK;
             self.wanted = self.had.next_gap(self.wanted.max(front));
             if self.wanted >= end
-                || self.wanted >= self.next / BLOCK + READ_AHEAD
+                || self.wanted >= self.next / BLOCK + ahead
                 || self.wanted - front >= WINDOW_BLOCKS
             {
                 return;
@@ -612,7 +630,9 @@ impl Sender {
         self.asked = Vec::new();
         if accept.port.is_some() || self.extension.is_some() {
             let extension = self.extension.is_some().then(|| ours(&self.request));
-            self.asked = Self::session_request(&self.request, None, extension).encode(self.id);
+            let signer = self.control.as_mut().map(|it| &mut it.signer);
+            self.asked =
+                Self::session_request(&self.request, None, extension).encode(self.id, signer);
             self.outgoing.push_back(self.asked.clone());
             self.retry = shared.config.request_retry;
             self.timers.set(Timer::Request, now + self.retry);
@@ -655,6 +675,7 @@ impl Sender {
 
     /// The peer will not do: it is told, in the clear if need be, and nothing is sent.
     fn refuse(&mut self, now: Instant, failure: Failure, shared: &mut Shared<'_>) {
+        shared.rejects.count(Reason::DISCONNECT);
         self.say(Kind::Reject, &[Reason::DISCONNECT.0]);
         self.end(now, Err(failure), shared);
         self.timers
@@ -788,7 +809,10 @@ impl Sender {
         self.repairs = RangeSet::new();
         self.copies = VecDeque::new();
         self.parities = VecDeque::new();
+        self.awaited = VecDeque::new();
+        self.had = RangeSet::new();
         self.sealer = None;
+        self.secret = None;
         self.probe_due = false;
         self.wake = None;
     }

@@ -76,6 +76,7 @@ impl Sender {
         if self.next < self.feedback.burst().min(self.total) && self.window.next() > 0 {
             return Some(max.min((self.feedback.burst() - self.next) as usize).max(1));
         }
+        self.pass_holes();
         if !self.has_something() {
             return None;
         }
@@ -105,6 +106,17 @@ impl Sender {
         }
         let budget = (self.pacer.budget(now) / DATAGRAM_MAX as u64).max(1);
         Some(max.min(room).min(budget as usize))
+    }
+
+    /// Moves on over blocks that were never asked of the application because the receiver had them, even if its latest
+    /// heartbeat, an old one that came late, does not say so.
+    fn pass_holes(&mut self) {
+        while let Some(sent) = self.window.get(self.next / BLOCK)
+            && sent.bytes.is_empty()
+            && self.next < self.total
+        {
+            self.next = ((self.next / BLOCK + 1) * BLOCK).min(self.total);
+        }
     }
 
     fn has_something(&self) -> bool {
@@ -175,6 +187,7 @@ impl Sender {
         self.end_of_block(seq, config);
         if self.next.is_multiple_of(BLOCK) {
             self.next = (self.had.next_gap(self.next / BLOCK) * BLOCK).min(self.total);
+            self.pass_holes();
         }
     }
 
