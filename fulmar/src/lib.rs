@@ -1,6 +1,7 @@
 //! fulmar: files over bad networks.
 #![deny(unsafe_code)]
 
+pub mod bundle;
 pub mod config;
 pub mod demo;
 pub mod driver;

@@ -401,6 +401,8 @@ impl Reason {
     pub const STORAGE: Self = Self(0xf1);
     /// The receiver accepts encrypted sessions only (ours).
     pub const NEEDS_ENCRYPTION: Self = Self(0xf2);
+    /// The daemon gives files and takes none, or takes them and gives none (ours).
+    pub const FORBIDDEN: Self = Self(0xf3);
 
     /// Every reason that has a name, with that name as metrics write it.
     pub const NAMED: [(Self, &'static str); 10] = [
@@ -430,6 +432,7 @@ impl std::fmt::Display for Reason {
             Self::INVALID => f.write_str("the peer found the size or the name invalid"),
             Self::STORAGE => f.write_str("the receiver cannot store the file"),
             Self::NEEDS_ENCRYPTION => f.write_str("the receiver accepts encrypted transfers only"),
+            Self::FORBIDDEN => f.write_str("the peer does not allow that"),
             Self(code) => write!(f, "unknown reason 0x{code:02x}"),
         }
     }

@@ -8,11 +8,14 @@
 mod bench;
 mod demo;
 mod fault;
+mod get;
 mod key;
 mod link;
 mod pace;
+mod peer;
 mod recv;
 mod send;
+mod serve;
 mod sim;
 #[cfg(test)]
 #[path = "../../tests/common/table.rs"]
@@ -50,6 +53,12 @@ enum Verb {
     Send(send::Options),
     /// Receive files into a directory
     Recv(recv::Options),
+    /// Serve the files of a directory to whoever asks
+    Serve(serve::Options),
+    /// Fetch files from a machine where `fulmar serve` runs
+    Get(get::Options),
+    /// Send files to a machine where `fulmar serve --allow-put` runs
+    Put(send::Options),
     /// Show, change and forget the keys that say who is who
     #[command(subcommand, arg_required_else_help = false)]
     Key(key::Verb),
@@ -68,6 +77,9 @@ pub(crate) fn run() -> ExitCode {
         Ok(cli) => match cli.verb {
             Verb::Send(options) => send::run(&options),
             Verb::Recv(options) => recv::run(&options),
+            Verb::Serve(options) => serve::run(&options),
+            Verb::Get(options) => get::run(&options),
+            Verb::Put(options) => send::put(&options),
             Verb::Key(verb) => key::run(&verb),
             Verb::Sim(sim::Protocol::Hpudp(options)) => sim::run(&options),
             Verb::Demo(options) => demo::run(&options),

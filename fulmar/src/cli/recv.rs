@@ -4,14 +4,17 @@ use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use clap::Args;
 use fulmar::driver::Watcher;
+use fulmar::identity::HostKey;
 use fulmar::observe::{Metrics, Snapshot};
 use fulmar::transfer::{ReceiveOptions, Receiver, TransferError};
 
 use super::fault::{Exit, Fault};
+use super::key::KeyFile;
 use super::pace::Mark;
 use super::{PORT, Talk, stop_on_signals};
 use crate::ui::{Event, Narrator, Role};
@@ -29,6 +32,8 @@ pub(super) struct Options {
     #[arg(long)]
     once: bool,
     #[command(flatten)]
+    key: KeyFile,
+    #[command(flatten)]
     mark: Mark,
     /// Serve figures for Prometheus at http://ADDRESS/metrics: ADDRESS:PORT, or :PORT on loopback
     #[arg(long, value_name = "ADDRESS", value_parser = metrics_at)]
@@ -41,7 +46,8 @@ pub(super) struct Options {
 pub(super) fn run(options: &Options) -> Result<(), Fault> {
     let voice = options.talk.voice();
     let stop = stop_on_signals()?;
-    let receiver = bind(options).map_err(|error| Fault::from(error).told(voice))?;
+    let key = options.key.load_or_create()?;
+    let receiver = bind(options, &key).map_err(|error| Fault::from(error).told(voice))?;
     let address = receiver.local_addr();
     let watched = receiver.watcher();
     let metrics = options
@@ -51,9 +57,9 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
     let mut narrator = Narrator::new(
         voice,
         if options.once {
-            Role::ReceiverOnce
+            Role::Client
         } else {
-            Role::Receiver
+            Role::Daemon
         },
     );
     narrator.say(&format!("READY {address}"));
@@ -77,7 +83,7 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
 }
 
 /// A server of the figures of an HP-UDP endpoint.
-fn serve_metrics(at: SocketAddr, watched: Watcher) -> Result<Metrics, Fault> {
+pub(super) fn serve_metrics(at: SocketAddr, watched: Watcher) -> Result<Metrics, Fault> {
     Metrics::serve(at, move || Snapshot::of("hpudp", &watched)).map_err(|error| unserved(at, error))
 }
 
@@ -90,21 +96,27 @@ fn interrupted() -> Fault {
     Fault::new(Exit::Interrupted, "stopped by a signal")
 }
 
-fn bind(options: &Options) -> Result<Receiver, TransferError> {
-    let receive = ReceiveOptions {
+fn bind(options: &Options, key: &HostKey) -> Result<Receiver, TransferError> {
+    let mut receive = ReceiveOptions {
         once: options.once,
         dscp: options.mark.dscp(),
         ..ReceiveOptions::default()
     };
+    receive.config.host_key = Some(Arc::new(key.secret()));
+    bind_somewhere(options.listen, |at| {
+        Receiver::bind(&options.dir, at, receive.clone())
+    })
+}
+
+/// Binds where the user says, or else everywhere: to IPv6 and IPv4, or to IPv4 on a machine that has nothing else.
+pub(super) fn bind_somewhere<T>(
+    listen: Option<SocketAddr>,
+    bind: impl Fn(SocketAddr) -> Result<T, TransferError>,
+) -> Result<T, TransferError> {
     let everywhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT));
-    let bound = Receiver::bind(
-        &options.dir,
-        options.listen.unwrap_or(everywhere),
-        receive.clone(),
-    );
-    match bound {
-        Err(error) if options.listen.is_none() && lacks_ipv6(&error) => {
-            Receiver::bind(&options.dir, (Ipv4Addr::UNSPECIFIED, PORT).into(), receive)
+    match bind(listen.unwrap_or(everywhere)) {
+        Err(error) if listen.is_none() && lacks_ipv6(&error) => {
+            bind((Ipv4Addr::UNSPECIFIED, PORT).into())
         }
         bound => bound,
     }
@@ -123,7 +135,7 @@ fn lacks_ipv6(error: &TransferError) -> bool {
 }
 
 /// Reads `ADDRESS[:PORT]` or `:PORT`.
-fn listen(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
     let unbracketed = text
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
@@ -143,7 +155,7 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// Reads `ADDRESS:PORT` or `:PORT`.
-fn metrics_at(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn metrics_at(text: &str) -> Result<SocketAddr, String> {
     let port = text.strip_prefix(':').and_then(|port| port.parse().ok());
     port.map_or_else(
         || text.parse().ok(),

@@ -475,6 +475,7 @@ fn files_are_received_refused_and_verified() {
     assert_eq!(
         tally,
         Tally {
+            served: 0,
             files: 2,
             bytes: 333_333,
             refused: 2,
@@ -521,6 +522,7 @@ fn once_ends_with_the_first_accepted_transfer() {
     assert_eq!(
         tally,
         Tally {
+            served: 0,
             files: 1,
             bytes: 9,
             refused: 1,

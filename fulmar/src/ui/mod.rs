@@ -110,6 +110,8 @@ pub(crate) enum Event<'a> {
         size: u64,
         /// Whether contents are encrypted.
         encrypted: bool,
+        /// Fingerprint of the key that the peer proves to hold.
+        identity: Option<String>,
     },
     /// The peer does not encrypt, and the file goes in the clear because that was allowed.
     Unencrypted {
@@ -128,6 +130,8 @@ pub(crate) enum Event<'a> {
         hash: String,
         /// Where it was stored (receiver) or read (sender).
         path: Cow<'a, str>,
+        /// Fingerprint of the key that the peer proved to hold; null, and nobody knows who it was.
+        identity: Option<String>,
         /// File bits a second over the whole session.
         average_bps: u64,
         /// Final figures.
@@ -289,6 +293,7 @@ mod tests {
             peer,
             hash: format!("{:016x}", 7),
             path: "a".into(),
+            identity: None,
             average_bps: 1,
             figures,
         };

@@ -5,8 +5,10 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use fulmar::transfer::Update;
+use fulmar::identity::PublicKey;
+use fulmar::transfer::{Direction, Update};
 use fulmar_proto::engine::{Bitrate, Bytes};
+use fulmar_proto::hpudp::Phase;
 
 use super::{Event, Figures, Progress, Quota, Voice, escaped, short_time};
 use crate::cli::Fault;
@@ -24,12 +26,10 @@ pub(crate) struct Narrator {
 /// At which end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Of `fulmar send`.
-    Sender,
-    /// Of `fulmar recv`, which goes on after a failure.
-    Receiver,
-    /// Of `fulmar recv --once`, which ends with it, so that it is told by whoever prints errors.
-    ReceiverOnce,
+    /// Of who called, or waits for one transfer: a failure ends the command, and is told by whoever prints errors.
+    Client,
+    /// Of who is called, and goes on after a failure.
+    Daemon,
 }
 
 impl Narrator {
@@ -50,7 +50,7 @@ impl Narrator {
 
     /// Tells of one update.
     pub(crate) fn tell(&mut self, update: &Update) {
-        if self.role != Role::Sender && !self.is_said(update) {
+        if !self.is_said(update) {
             return;
         }
         match update {
@@ -59,6 +59,8 @@ impl Narrator {
             }
             Update::Hashing { name, done, total } => self.progress.hashing(name, *done, *total),
             Update::Connected {
+                direction,
+                identity,
                 name,
                 peer,
                 size,
@@ -68,10 +70,9 @@ impl Narrator {
                     "{}: {} {} {peer}, {}",
                     escaped(name.as_bytes()),
                     Bytes(*size),
-                    if self.role == Role::Sender {
-                        "to"
-                    } else {
-                        "from"
+                    match direction {
+                        Direction::Out => "to",
+                        Direction::In => "from",
                     },
                     if *encrypted {
                         "encrypted"
@@ -84,6 +85,7 @@ impl Narrator {
                     peer: *peer,
                     size: *size,
                     encrypted: *encrypted,
+                    identity: fingerprint(*identity),
                 });
             }
             Update::Unencrypted { name, peer } => {
@@ -102,6 +104,8 @@ impl Narrator {
                 snapshot,
             } => self.progress.update(name, *peer, snapshot),
             Update::Finished {
+                direction,
+                identity,
                 name,
                 peer,
                 snapshot,
@@ -110,13 +114,19 @@ impl Narrator {
             } => {
                 self.progress.clear(name, *peer);
                 let average = Bitrate::from_transfer(snapshot.size, snapshot.elapsed);
-                let verb = if self.role == Role::Sender {
-                    "sent to"
-                } else {
-                    "received from"
+                let verb = match direction {
+                    Direction::Out => "sent to",
+                    Direction::In => "received from",
+                };
+                let identity = fingerprint(*identity);
+                // Who is called knows nobody.
+                let who = match (&identity, self.role) {
+                    (Some(key), _) => format!(", authenticated {key}"),
+                    (None, Role::Client) => ", not authenticated".to_owned(),
+                    (None, Role::Daemon) => String::new(),
                 };
                 self.say(&format!(
-                    "{}: {verb} {peer}, {} in {}, {average}, loss {:.1} %, hash {hash:016x} verified",
+                    "{}: {verb} {peer}, {} in {}, {average}, loss {:.1} %, hash {hash:016x} verified{who}",
                     escaped(name.as_bytes()),
                     Bytes(snapshot.size),
                     short_time(snapshot.elapsed),
@@ -126,6 +136,7 @@ impl Narrator {
                     peer: *peer,
                     hash: format!("{hash:016x}"),
                     path: path.to_string_lossy(),
+                    identity,
                     average_bps: average.bits_per_sec(),
                     figures: Figures::new(name, snapshot),
                 });
@@ -146,7 +157,7 @@ impl Narrator {
                 ..
             } => {
                 // An offer that nothing followed does not end the command.
-                if self.role == Role::ReceiverOnce && *began {
+                if self.role == Role::Client && *began {
                     self.progress.clear(name, *peer);
                 } else {
                     self.failed(&Fault::from(error), name, *peer);
@@ -157,14 +168,20 @@ impl Narrator {
         }
     }
 
-    /// Whether an update at a receiver is for the user: strangers can cause what needs no file of theirs as often as they
-    /// like, and fill a disk with it (E4).
+    /// Whether an update is for the user: whoever listens can be made to refuse, accept and fail by strangers as often as
+    /// they like, and a log of it would fill a disk (E4).
     fn is_said(&mut self, update: &Update) -> bool {
         let forgeable = match update {
-            Update::Connected { .. } | Update::Refused { .. } => true,
-            Update::Failed { began, .. } => self.role == Role::Receiver || !began,
+            Update::Connected { direction, .. } => {
+                self.role == Role::Daemon || *direction == Direction::In
+            }
+            Update::Refused { .. } => true,
+            Update::Failed { began, .. } => self.role == Role::Daemon || !began,
             // Of a session without a packet there is nothing to show.
-            Update::Progress { snapshot, .. } => return snapshot.data + snapshot.parities > 0,
+            Update::Progress { snapshot, .. } => {
+                let asking = snapshot.phase == Phase::Connecting;
+                return asking || snapshot.data + snapshot.parities > 0;
+            }
             Update::SocketBuffers { .. }
             | Update::Hashing { .. }
             | Update::Unencrypted { .. }
@@ -213,6 +230,10 @@ impl Narrator {
             wanted,
         });
     }
+}
+
+fn fingerprint(key: Option<[u8; 32]>) -> Option<String> {
+    key.map(|key| PublicKey(key).fingerprint().to_string())
 }
 
 impl Drop for Narrator {
