@@ -97,6 +97,10 @@ fn files_are_fetched_and_put_authenticated_and_in_the_clear() {
         content(3_000_000, 1)
     );
     assert_eq!(fs::read(here.path().join("empty")).unwrap(), b"");
+    let listed = fulmar().arg("ls").arg(&daemon.address).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let words: Vec<&str> = listed.split_whitespace().collect();
+    assert_eq!(words, ["0", "B", "empty", "3.0", "MB", "one"], "{listed}");
 
     let output = put(&daemon, &here.path().join("mine"), &["--require-auth"]);
     assert!(output.status.success(), "{}", said(&output));

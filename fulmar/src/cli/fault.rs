@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn what_commands_say_is_documented() {
         let peer = SocketAddr::from(([192, 0, 2, 7], 9000));
-        let mut faults = super::super::peer::samples();
+        let mut faults = super::super::send::samples();
         faults.extend(super::super::key::samples());
         faults.extend(super::super::recv::samples());
         faults.push(Fault::refused(

@@ -11,6 +11,7 @@ mod fault;
 mod get;
 mod key;
 mod link;
+mod ls;
 mod pace;
 mod peer;
 mod recv;
@@ -57,6 +58,8 @@ enum Verb {
     Serve(serve::Options),
     /// Fetch files from a machine where `fulmar serve` runs
     Get(get::Options),
+    /// List what a machine where `fulmar serve` runs has
+    Ls(ls::Options),
     /// Send files to a machine where `fulmar serve --allow-put` runs
     Put(send::Options),
     /// Show, change and forget the keys that say who is who
@@ -79,6 +82,7 @@ pub(crate) fn run() -> ExitCode {
             Verb::Recv(options) => recv::run(&options),
             Verb::Serve(options) => serve::run(&options),
             Verb::Get(options) => get::run(&options),
+            Verb::Ls(options) => ls::run(&options),
             Verb::Put(options) => send::put(&options),
             Verb::Key(verb) => key::run(&verb),
             Verb::Sim(sim::Protocol::Hpudp(options)) => sim::run(&options),
@@ -207,7 +211,7 @@ mod tests {
         for (line, needles) in [
             (
                 "fulmar send f h --policy tcp",
-                ["--policy", "fair, fixed, hpudp"],
+                ["--policy", "fair, low, fixed, hpudp"],
             ),
             ("fulmar send f h --dscp af99", ["--dscp", "0 to 63"]),
             (

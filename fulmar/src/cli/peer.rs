@@ -150,28 +150,18 @@ fn refused(host: &str, refusal: Option<identity::Refusal>) -> Fault {
 }
 
 /// The first address that a name has.
-fn resolve(host: &str, port: u16) -> Result<SocketAddr, Fault> {
+pub(super) fn resolve(host: &str, port: u16) -> Result<SocketAddr, Fault> {
     let found = (host, port)
         .to_socket_addrs()
         .map(|mut addresses| addresses.next());
-    let nowhere = || nowhere(host);
     match found {
         Ok(Some(address)) => Ok(address),
-        Ok(None) => Err(nowhere()),
-        Err(error) => Err(nowhere().because(error)),
+        Ok(None) => Err(nowhere(host)),
+        Err(error) => Err(nowhere(host).because(error)),
     }
 }
 
-fn nowhere(host: &str) -> Fault {
+pub(super) fn nowhere(host: &str) -> Fault {
     Fault::new(Exit::NoConnection, format!("cannot find {host:?}"))
         .hint("check the name, or write an address")
-}
-
-/// What is said when nobody can be called.
-#[cfg(test)]
-pub(super) fn samples() -> Vec<Fault> {
-    let unknown = "failed to lookup address information: Name or service not known";
-    let usage =
-        "--rate is no rate; write a number and a unit, such as 10M (one sentence, on the argument)";
-    vec![Fault::usage(usage), nowhere("HOST").because(unknown)]
 }

@@ -116,6 +116,18 @@ pub(super) fn split_port(text: &str) -> Result<(&str, Option<u16>), Fault> {
     }
 }
 
+/// What this verb says when it cannot begin.
+#[cfg(test)]
+pub(super) fn samples() -> Vec<Fault> {
+    let unknown = "failed to lookup address information: Name or service not known";
+    let usage =
+        "--rate is no rate; write a number and a unit, such as 10M (one sentence, on the argument)";
+    vec![
+        Fault::usage(usage),
+        super::peer::nowhere("HOST").because(unknown),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

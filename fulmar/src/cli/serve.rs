@@ -12,7 +12,7 @@ use fulmar::transfer::{ServeOptions, Server};
 use super::fault::Fault;
 use super::key::KeyFile;
 use super::pace::Mark;
-use super::recv::{bind_somewhere, listen};
+use super::recv::{bind_somewhere, listen, metrics_at, serve_metrics};
 use super::{Talk, stop_on_signals};
 use crate::ui::{Event, Narrator, Role};
 
@@ -41,6 +41,9 @@ pub(super) struct Options {
     /// How long transfers may go on after SIGTERM
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
     drain: Duration,
+    /// Serve figures for Prometheus at http://ADDRESS/metrics: ADDRESS:PORT, or :PORT on loopback
+    #[arg(long, value_name = "ADDRESS", value_parser = metrics_at)]
+    metrics: Option<SocketAddr>,
     #[command(flatten)]
     key: KeyFile,
     #[command(flatten)]
@@ -68,7 +71,18 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
         Server::bind(&options.dir, at, serve.clone())
     });
     let server = server.map_err(|error| Fault::from(error).told(voice))?;
+    let watched = server.watcher();
+    let metrics = options
+        .metrics
+        .map(|at| serve_metrics(at, watched).map_err(|fault| fault.told(voice)))
+        .transpose()?;
     let mut narrator = Narrator::new(voice, Role::Daemon);
+    if let Some(metrics) = &metrics {
+        narrator.say(&format!(
+            "metrics at http://{}/metrics",
+            metrics.local_addr()
+        ));
+    }
     let address = server.local_addr();
     narrator.say(&format!("READY {address} {}", key.fingerprint()));
     voice.emit(&Event::Ready { listen: address });

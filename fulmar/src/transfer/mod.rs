@@ -7,6 +7,7 @@
 
 mod get;
 mod limit;
+mod list;
 mod recv;
 #[cfg(test)]
 mod refusals;
@@ -31,6 +32,7 @@ use crate::identity::Refusal;
 
 pub use get::{GetOptions, get};
 pub use limit::Following;
+pub use list::{Listed, list};
 pub use recv::{ReceiveOptions, Receiver, Tally};
 pub use send::{Encryption, SendOptions, Sent, send};
 pub use serve::{ServeOptions, Server};
@@ -235,13 +237,6 @@ impl TransferError {
         )
     }
 
-    /// A directory that no file can go to.
-    fn directory(path: &Path, error: io::Error) -> Self {
-        let what = format!("cannot receive into {}", path.display());
-        let advice = "name a directory that exists and that you may write to";
-        Self::new(Kind::Failed, what, error, advice)
-    }
-
     fn mark(dscp: Dscp, error: io::Error) -> Self {
         let what = format!("cannot mark datagrams as {dscp}");
         let advice = "use another mark; some need a privilege";
@@ -366,7 +361,7 @@ fn open_directory(path: &Path) -> Result<Directory, TransferError> {
         opened.check_writable()?;
         Ok(opened)
     });
-    opened.map_err(|error| TransferError::directory(path, error))
+    opened.map_err(|error| recv::unusable(path, error))
 }
 
 /// An endpoint whose driver lets arrivals gather, for who receives in bulk.

@@ -5,6 +5,7 @@
 //! send.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -228,11 +229,13 @@ where
             return Ok(());
         };
         match self.take(event)? {
-            // Who only receives has nothing to give.
-            Some(Event::Asked { tag, .. }) => self.command(Command::Abort {
-                tag,
-                reason: Reason::NOT_FOUND,
-            }),
+            // Who only receives has nothing to give, and nothing to list.
+            Some(Event::Asked { tag, .. } | Event::ListAsked { tag, .. }) => {
+                self.command(Command::Abort {
+                    tag,
+                    reason: Reason::NOT_FOUND,
+                })
+            }
             Some(_) | None => Ok(()),
         }
     }
@@ -261,6 +264,8 @@ where
                 self.sessions.remove(&tag);
             }
             Event::Asked { .. }
+            | Event::ListAsked { .. }
+            | Event::Listing { .. }
             | Event::Connected { .. }
             | Event::Want { .. }
             | Event::Progress { .. }
@@ -587,6 +592,13 @@ fn reason_for(error: &FinishError) -> Reason {
         FinishError::Exists => Reason::EXISTS,
         FinishError::Incomplete { .. } | FinishError::Storage(_) => Reason::STORAGE,
     }
+}
+
+/// A directory that no file can go to.
+pub(super) fn unusable(directory: &Path, error: io::Error) -> TransferError {
+    let what = format!("cannot receive into {}", directory.display());
+    let advice = "name a directory that exists and that you may write to";
+    TransferError::new(Kind::Failed, what, error, advice)
 }
 
 /// A file that cannot be begun.

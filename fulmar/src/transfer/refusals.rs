@@ -10,7 +10,7 @@ use std::path::Path;
 
 use fulmar_proto::hpudp::{Failure, Reason};
 
-use super::recv::{uncreatable, unstorable};
+use super::recv::{uncreatable, unstorable, unusable};
 use super::send::{attempt, unreadable};
 use super::{Kind, TransferError};
 use crate::config::Dscp;
@@ -25,7 +25,7 @@ fn every_failure_of_a_transfer_is_documented() {
         TransferError::driver(Stopped),
         TransferError::entropy(getrandom::Error::UNSUPPORTED),
         TransferError::mark(Dscp::default(), system(libc::EPERM)),
-        TransferError::directory(Path::new("DIR"), system(libc::ENOENT)),
+        unusable(Path::new("DIR"), system(libc::ENOENT)),
     ];
     let listen = SocketAddr::from(([0, 0, 0, 0], 9000));
     for code in [

@@ -333,6 +333,8 @@ where
                 | Event::Closed { .. }
                 | Event::Offered { .. }
                 | Event::Asked { .. }
+                | Event::Listing { .. }
+                | Event::ListAsked { .. }
                 | Event::Chunk { .. }
                 | Event::Received { .. } => {}
             }

@@ -239,7 +239,11 @@ where
                 self.sessions.remove(&tag);
                 Ok(())
             }
-            Event::Offered { .. } | Event::Chunk { .. } | Event::Received { .. } => Ok(()),
+            Event::ListAsked { tag, first, .. } => self.listed(tag, first),
+            Event::Listing { .. }
+            | Event::Offered { .. }
+            | Event::Chunk { .. }
+            | Event::Received { .. } => Ok(()),
         }
     }
 
@@ -253,11 +257,7 @@ where
         if self.closing {
             return self.turn_down(tag, Reason::BUSY);
         }
-        if self.watch
-            && let Ok(names) = list(self.path)
-        {
-            self.names = names;
-        }
+        self.look();
         let name = str::from_utf8(raw).ok();
         let Some(name) = name.and_then(|name| self.names.get(name)).cloned() else {
             return self.turn_down(tag, Reason::NOT_FOUND);
@@ -288,6 +288,32 @@ where
                 Ok(())
             }
         }
+    }
+
+    /// Finds what is new, if it may.
+    fn look(&mut self) {
+        if self.watch
+            && let Ok(names) = list(self.path)
+        {
+            self.names = names;
+        }
+    }
+
+    /// A packet's worth of names and sizes.
+    fn listed(&mut self, tag: Tag, first: u64) -> Result<(), TransferError> {
+        self.look();
+        let mut text = Vec::new();
+        let from = usize::try_from(first).unwrap_or(usize::MAX);
+        for name in self.names.iter().skip(from) {
+            // What was removed since then has no size, and is not to be had.
+            let size = fs::symlink_metadata(self.path.join(name)).map_or(0, |it| it.len());
+            text.extend_from_slice(format!("{name}\t{size}\n").as_bytes());
+            if text.len() > LIST_BYTES {
+                break;
+            }
+        }
+        let total = self.names.len() as u64;
+        self.command(Command::Listing { tag, total, text })
     }
 
     /// A file was hashed: whoever waits for it is served.
@@ -502,5 +528,7 @@ fn cannot_serve(path: &Path, error: io::Error) -> TransferError {
     )
 }
 
+/// More than a packet holds.
+const LIST_BYTES: usize = 1400;
 /// How soon a finished hash is noticed.
 const HASH_TICK: Duration = Duration::from_millis(5);

@@ -137,6 +137,8 @@ fn taker(
         | Command::Serve { .. }
         | Command::Have { .. }
         | Command::Limit { .. }
+        | Command::List { .. }
+        | Command::Listing { .. }
         | Command::Stored { .. }
         | Command::Verified { .. } => {
             panic!("not a sender's")
@@ -422,6 +424,8 @@ fn giver(
         }
         Command::Send { .. }
         | Command::Limit { .. }
+        | Command::List { .. }
+        | Command::Listing { .. }
         | Command::Pull { .. }
         | Command::Serve { .. }
         | Command::Have { .. }
@@ -663,6 +667,8 @@ fn an_offer_alone_makes_no_file_and_ends_nothing() {
             | Command::Serve { .. }
             | Command::Have { .. }
             | Command::Limit { .. }
+            | Command::List { .. }
+            | Command::Listing { .. }
             | Command::Supply { .. }
             | Command::Abort { .. } => {
                 panic!("unexpected")
@@ -726,6 +732,8 @@ fn what_cannot_be_made_when_its_first_bytes_come_ends_the_session() {
         | Command::Serve { .. }
         | Command::Have { .. }
         | Command::Limit { .. }
+        | Command::List { .. }
+        | Command::Listing { .. }
         | Command::Supply { .. }
         | Command::Verified { .. } => {
             panic!("unexpected")
@@ -774,6 +782,8 @@ fn bytes_beyond_the_announced_size_end_the_session() {
         | Command::Serve { .. }
         | Command::Have { .. }
         | Command::Limit { .. }
+        | Command::List { .. }
+        | Command::Listing { .. }
         | Command::Supply { .. }
         | Command::Verified { .. } => {
             panic!("unexpected")

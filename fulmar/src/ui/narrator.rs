@@ -235,7 +235,6 @@ impl Narrator {
 fn fingerprint(key: Option<[u8; 32]>) -> Option<String> {
     key.map(|key| PublicKey(key).fingerprint().to_string())
 }
-
 impl Drop for Narrator {
     fn drop(&mut self) {
         self.left_out(self.quota.left_out());
