@@ -48,7 +48,7 @@ fn bad_usage_is_one_sentence_and_exit_2() {
         ("send f h:99999", "1 to 65535"),
         ("send f h --rate fast", "1.5Gbit"),
         ("send f h --policy fixed", "--rate"),
-        ("send f h --policy bbr", "fair, fixed, hpudp"),
+        ("send f h --policy bbr", "fair, low, fixed, hpudp"),
         ("send f h --min-rate 2M --max-rate 1M", "--max-rate"),
         ("send f h --dscp 64", "0 to 63"),
         ("send f h --bwlimit 1M,2M", "08:00-18:00=20M"),

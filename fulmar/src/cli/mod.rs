@@ -211,7 +211,7 @@ mod tests {
         for (line, needles) in [
             (
                 "fulmar send f h --policy tcp",
-                ["--policy", "fair, fixed, hpudp"],
+                ["--policy", "fair, low, fixed, hpudp"],
             ),
             ("fulmar send f h --dscp af99", ["--dscp", "0 to 63"]),
             (

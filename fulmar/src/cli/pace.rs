@@ -13,8 +13,8 @@ use super::fault::Fault;
 /// How a sender finds its rate and its parity.
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct Pace {
-    /// What sets the rate: fair (a fair share, by delivery and queueing delay), fixed (--rate, whatever happens) or hpudp
-    /// (the published rules)
+    /// What sets the rate: fair (a fair share, by delivery and queueing delay), low (what others leave), fixed (--rate,
+    /// whatever happens) or hpudp (the published rules)
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = Policy::Fair, alias = "cc")]
     policy: Policy,
     /// How much parity follows each block: adaptive (what ends the transfer soonest) or table (the published one)
@@ -59,6 +59,7 @@ pub(super) struct Mark {
 enum Policy {
     #[value(alias = "delivery")]
     Fair,
+    Low,
     Fixed,
     Hpudp,
 }
@@ -83,6 +84,7 @@ impl Pace {
         bounds.check(self.policy)?;
         let control = match self.policy {
             Policy::Fair => Control::Delivery,
+            Policy::Low => Control::Low,
             Policy::Fixed => Control::Fixed,
             Policy::Hpudp => Control::Hpudp,
         };
@@ -92,7 +94,7 @@ impl Pace {
         };
         let max_rate = match self.policy {
             Policy::Fixed => bounds.rate,
-            Policy::Fair | Policy::Hpudp => bounds.max_rate,
+            Policy::Fair | Policy::Low | Policy::Hpudp => bounds.max_rate,
         };
         let mut config = Config {
             control,
@@ -163,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    const POLICIES: [Policy; 3] = [Policy::Fair, Policy::Fixed, Policy::Hpudp];
+    const POLICIES: [Policy; 4] = [Policy::Fair, Policy::Low, Policy::Fixed, Policy::Hpudp];
 
     fn mbit(rate: u64) -> Option<Bitrate> {
         Some(Bitrate::from_bits_per_sec(rate * 1_000_000))
@@ -207,7 +209,9 @@ mod tests {
                         }
                         match policy {
                             Policy::Fixed => assert_eq!(made.max_rate, rate),
-                            Policy::Fair | Policy::Hpudp => assert_eq!(made.max_rate, max),
+                            Policy::Fair | Policy::Low | Policy::Hpudp => {
+                                assert_eq!(made.max_rate, max)
+                            }
                         }
                         if let Some(min) = min {
                             assert_eq!(made.min_rate, min);

@@ -8,6 +8,7 @@ use std::time::Instant;
 use fulmar::identity::PublicKey;
 use fulmar::transfer::{Direction, Update};
 use fulmar_proto::engine::{Bitrate, Bytes};
+use fulmar_proto::hpudp::Phase;
 
 use super::{Event, Figures, Progress, Quota, Voice, escaped, short_time};
 use crate::cli::Fault;
@@ -167,14 +168,20 @@ impl Narrator {
         }
     }
 
-    /// Whether an update at a receiver is for the user: strangers can cause what needs no file of theirs as often as they
-    /// like, and fill a disk with it (E4).
+    /// Whether an update is for the user: whoever listens can be made to refuse, accept and fail by strangers as often as
+    /// they like, and a log of it would fill a disk (E4).
     fn is_said(&mut self, update: &Update) -> bool {
         let forgeable = match update {
-            Update::Connected { .. } | Update::Refused { .. } => true,
+            Update::Connected { direction, .. } => {
+                self.role == Role::Daemon || *direction == Direction::In
+            }
+            Update::Refused { .. } => true,
             Update::Failed { began, .. } => self.role == Role::Daemon || !began,
             // Of a session without a packet there is nothing to show.
-            Update::Progress { snapshot, .. } => return snapshot.data + snapshot.parities > 0,
+            Update::Progress { snapshot, .. } => {
+                let asking = snapshot.phase == Phase::Connecting;
+                return asking || snapshot.data + snapshot.parities > 0;
+            }
             Update::SocketBuffers { .. }
             | Update::Hashing { .. }
             | Update::Unencrypted { .. }
