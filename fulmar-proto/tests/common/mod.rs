@@ -2,6 +2,8 @@
 //! the wire share. One host may be scripted: an endpoint the test wrote by hand.
 #![allow(dead_code, clippy::disallowed_methods)]
 
+pub(crate) mod duo;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;

@@ -213,11 +213,13 @@ where
                 ..
             } => self.offered(tag, from, &name, size, encrypted),
             // A receiver has nothing to give, and asks for nothing.
-            Event::Listing { .. } => {}
-            Event::Asked { tag, .. } | Event::ListAsked { tag, .. } => self.command(Command::Abort {
-                tag,
-                reason: Reason::NOT_FOUND,
-            }),
+            Event::Listing { .. } => Ok(()),
+            Event::Asked { tag, .. } | Event::ListAsked { tag, .. } => {
+                self.command(Command::Abort {
+                    tag,
+                    reason: Reason::NOT_FOUND,
+                })
+            }
             Event::Chunk { tag, offset, bytes } => self.chunk(tag, offset, bytes),
             Event::Received { tag, hash } => self.received(tag, hash),
             Event::Progress { tag, snapshot } => {
