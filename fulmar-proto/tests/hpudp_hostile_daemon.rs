@@ -203,7 +203,7 @@ fn forged_control_packets_go_unnoticed_in_a_bound_session() {
                 let agreed = log
                     .iter()
                     .flatten()
-                    .any(|(_, bytes)| bytes[0] == kind::DATA);
+                    .any(|(_, bytes)| bytes[0] == kind::HEARTBEAT);
                 if !attack || !agreed {
                     continue;
                 }
@@ -219,7 +219,7 @@ fn forged_control_packets_go_unnoticed_in_a_bound_session() {
                         duo.inject(to, from, &packet(kind, id, (0, 0), 0, 0, 0, &[]));
                     }
                     // One who copies a packet and overtakes it is believed until it arrives (4.8).
-                    let arrived = duo.now - start - 40 * MS;
+                    let arrived = (duo.now - start).saturating_sub(40 * MS);
                     for (whose, _, bytes) in heard.iter().filter(|it| it.1 < arrived) {
                         // Reflected to who said it. (What was said before and is said again is an old heartbeat.)
                         if *whose == to {

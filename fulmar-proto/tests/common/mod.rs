@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::disallowed_methods)]
 
 pub(crate) mod duo;
+pub(crate) mod reference;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use fulmar_proto::engine::RangeSet;
 use fulmar_proto::hpudp::{
-    Command, Config, Counter, Endpoint, Event, Failure, Reason, Request, Snapshot, Tag,
+    Command, Config, Counter, Endpoint, Event, Failure, Reason, Request, Snapshot, Tag, Trust, Via,
+    Wish,
 };
 use fulmar_proto::sim::{LinkConfig, LinkId, Loss, Net, NodeId, Rng};
 use fulmar_proto::{Meta, Transmit};
@@ -157,6 +159,8 @@ pub(crate) struct Apps {
     pub(crate) content: u64,
     pub(crate) size: u64,
     pub(crate) strangers: Strangers,
+    /// The sender's application gives the file to whoever asks.
+    pub(crate) serving: bool,
     /// How long hashing and the disk take after the last byte.
     pub(crate) verifying: Duration,
     /// Since the start of time: when the receiver's disk takes nothing.
@@ -223,6 +227,14 @@ impl Apps {
                 return Some(Command::Abort {
                     tag,
                     reason: Reason::NOT_FOUND,
+                });
+            }
+            Event::Asked { tag, .. } if self.serving => {
+                return Some(Command::Serve {
+                    tag,
+                    size: self.size,
+                    hash: self.content,
+                    bundle: false,
                 });
             }
             Event::Asked { tag, .. } | Event::ListAsked { tag, .. } => {
@@ -381,6 +393,7 @@ impl Pair {
             content: Rng::new(seed ^ 0xf11e).next_u64(),
             size,
             strangers: Strangers::Ignored,
+            serving: false,
             verifying: Duration::ZERO,
             stalled: None,
             started: start,
@@ -435,6 +448,31 @@ impl Pair {
         };
         let tag = Tag(1);
         self.net.command(self.a, Command::Send { tag, request });
+        self.pump();
+    }
+
+    pub(crate) fn push(&mut self, encrypt: bool) {
+        let request = Request {
+            encrypt,
+            via: Via::Push,
+            ..Request::new(B, "file", self.apps.size, self.apps.content)
+        };
+        let tag = Tag(1);
+        self.net.command(self.a, Command::Send { tag, request });
+        self.pump();
+    }
+
+    /// B fetches it.
+    pub(crate) fn pull(&mut self, encrypt: bool) {
+        let wish = Wish {
+            to: A,
+            name: "file".to_owned(),
+            encrypt,
+            trust: Trust::Anyone,
+            bundle: false,
+        };
+        let tag = Tag(1);
+        self.net.command(self.b, Command::Pull { tag, wish });
         self.pump();
     }
 
