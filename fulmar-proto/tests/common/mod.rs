@@ -257,7 +257,9 @@ impl Apps {
                 tag, size, hash, ..
             } => {
                 self.offers += 1;
-                if hash == Some(self.content) && size == self.size && self.tag.is_none() {
+                // A push tells the hash later.
+                let named = hash.is_none_or(|hash| hash == self.content);
+                if named && size == self.size && self.tag.is_none() {
                     self.tag = Some(tag);
                 } else if self.strangers == Strangers::Ignored {
                     return None;
@@ -291,7 +293,8 @@ impl Apps {
                 }
                 return Some(stored);
             }
-            Event::Received { tag, .. } if self.tag == Some(tag) => {
+            Event::Received { tag, hash } if self.tag == Some(tag) => {
+                self.wrong += u64::from(hash != self.content);
                 self.verify_at = Some((now + self.verifying, tag));
             }
             Event::Received { tag, .. } => {
