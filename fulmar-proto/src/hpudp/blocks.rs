@@ -355,9 +355,12 @@ impl Blocks {
                 Slot::Open(open) => {
                     if closed || now.saturating_duration_since(open.touched) >= quiet {
                         self.losses.count(open, k(self.total, block));
+                        // Parity that is here makes up for as many chunks, whichever they are.
+                        let need = open.decoder.missing_count() - open.decoder.parity_held();
                         out.extend(
                             open.decoder
                                 .missing()
+                                .take(need)
                                 .map(|i| base + u64::from(i))
                                 .filter(want)
                                 .take(room),

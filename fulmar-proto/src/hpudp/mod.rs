@@ -6,7 +6,7 @@
 //!       ▼                 │                            │   ▼
 //!  sender/ ── window of blocks, repairs        receiver/ ── blocks.rs (memory, FEC)
 //!   │  ├ feedback.rs  what left, what came             │
-//!   │  ├ rate.rs      how fast                         │ heartbeat: delivered, loss, missing
+//!   │  ├ rate/        how fast                         │ heartbeat: delivered, loss, missing
 //!   │  └ parity.rs    how much parity                  │
 //!   ▼                                                  ▼
 //!  endpoint.rs ── sessions by (peer, SessionID) ── packet.rs ── bytes
@@ -23,6 +23,7 @@ mod keys;
 mod packet;
 mod parity;
 mod pull;
+mod ranges;
 mod rate;
 mod receiver;
 mod sender;
@@ -440,6 +441,8 @@ impl Reason {
     pub const STORAGE: Self = Self(0xf1);
     /// The receiver accepts encrypted sessions only (ours).
     pub const NEEDS_ENCRYPTION: Self = Self(0xf2);
+    /// The daemon gives files and takes none, or takes them and gives none (ours).
+    pub const FORBIDDEN: Self = Self(0xf3);
 
     /// Every reason that has a name, with that name as metrics write it.
     pub const NAMED: [(Self, &'static str); 10] = [
@@ -469,6 +472,7 @@ impl std::fmt::Display for Reason {
             Self::INVALID => f.write_str("the peer found the size or the name invalid"),
             Self::STORAGE => f.write_str("the receiver cannot store the file"),
             Self::NEEDS_ENCRYPTION => f.write_str("the receiver accepts encrypted transfers only"),
+            Self::FORBIDDEN => f.write_str("the peer does not allow that"),
             Self(code) => write!(f, "unknown reason 0x{code:02x}"),
         }
     }

@@ -3,8 +3,11 @@
 //! Parsers are total: any byte string gives a value or `None`. All integers are big-endian and unaligned. This
 //! module does *not* know sessions; whether a well-formed packet makes sense is for its receiver to say.
 
+use std::ops::Range;
+
 use super::config::{DATAGRAM_MAX, HEADER, Layout, NACKS, TAG};
 use super::keys::{SIGNATURE, Signer};
+use super::ranges::{self, TLV_RANGES};
 
 /// The packet types of v5.0 (2.3), and the list of v5.2 (18.6). Other types are unknown here and dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -456,6 +459,8 @@ pub(super) struct Heartbeat {
     pub(super) contiguous: u64,
     pub(super) nacks: Vec<u64>,
     pub(super) extension: Option<Extension>,
+    /// Missing chunks in runs, in the extension block (18.5.4); they take the place of `nacks`.
+    pub(super) runs: Vec<Range<u64>>,
 }
 
 const FIXED: usize = 36;
@@ -497,7 +502,7 @@ impl Heartbeat {
             out.extend_from_slice(&seq.to_be_bytes());
         }
         if let Some(extension) = &self.extension {
-            extension.encode(out, signer);
+            extension.write(&self.runs, out, signer);
         }
     }
 
@@ -520,6 +525,11 @@ impl Heartbeat {
             return None;
         }
         let (nacks, _) = list.as_chunks::<8>();
+        let mut runs = Vec::new();
+        let extension = Extension::read(datagram, beyond.len(), &mut runs);
+        if extension.is_none() {
+            runs.clear();
+        }
         Some(Self {
             delivery: u32::from_be_bytes([fixed[0], fixed[1], fixed[2], fixed[3]]),
             flush: u32::from_be_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]),
@@ -528,7 +538,8 @@ impl Heartbeat {
             dispersion,
             contiguous,
             nacks: nacks.iter().map(|seq| u64::from_be_bytes(*seq)).collect(),
-            extension: Extension::parse(datagram, beyond.len()),
+            extension,
+            runs,
         })
     }
 }
@@ -561,8 +572,10 @@ pub(super) mod feature {
     pub(in super::super) const CLOSE_ECHO: u32 = 4;
     /// Keys bound to the whole handshake and the answering side's identity, and signed control packets (18.7).
     pub(in super::super) const KEYS: u32 = 8;
+    /// Heartbeats name missing chunks in runs.
+    pub(in super::super) const RANGES: u32 = 16;
     /// All that this version knows.
-    pub(in super::super) const ALL: u32 = FEEDBACK | EMPTY | CLOSE_ECHO | KEYS;
+    pub(in super::super) const ALL: u32 = FEEDBACK | EMPTY | CLOSE_ECHO | KEYS | RANGES;
 }
 
 /// Exact counts, from which a sender derives delivery rate and loss without guessing.
@@ -593,7 +606,7 @@ const SIGNATURE_FIELD: usize = 2 + SIGNATURE;
 /// Ranges that fit in a field.
 pub(super) const HAD_MAX: usize = 31;
 const TLV_FEEDBACK: u8 = 0x10;
-/// Bytes of the largest block this version writes.
+/// Bytes of the largest block this version writes, ranges and runs not counted.
 pub(super) const EXTENSION_MAX: usize = 6 + 6 + 6 + 34 + SIGNATURE_FIELD;
 
 impl Extension {
@@ -601,6 +614,10 @@ impl Extension {
     /// because nothing else guards a control packet against damage that slips past UDP's checksum.
     /// `signer` proves more, and takes its place.
     pub(super) fn encode(&self, out: &mut Vec<u8>, signer: Option<&mut Signer>) {
+        self.write(&[], out, signer);
+    }
+
+    fn write(&self, runs: &[Range<u64>], out: &mut Vec<u8>, signer: Option<&mut Signer>) {
         let start = out.len();
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&[0, 0]);
@@ -639,6 +656,11 @@ impl Extension {
             Some(_) => (TLV_SIGNATURE, SIGNATURE),
             None => (TLV_SUM, 4),
         };
+        ranges::encode(
+            runs,
+            DATAGRAM_MAX.saturating_sub(out.len() + 2 + value),
+            out,
+        );
         out.extend_from_slice(&[last, value as u8]);
         let len = (out.len() + value - start) as u16;
         out[start + 4..start + 6].copy_from_slice(&len.to_be_bytes());
@@ -651,6 +673,10 @@ impl Extension {
     /// Reads the block in the last `beyond` bytes of a datagram. `None` when there is none, or a damaged one;
     /// unknown fields, and padding behind the block, are skipped.
     pub(super) fn parse(datagram: &[u8], beyond: usize) -> Option<Self> {
+        Self::read(datagram, beyond, &mut Vec::new())
+    }
+
+    fn read(datagram: &[u8], beyond: usize, runs: &mut Vec<Range<u64>>) -> Option<Self> {
         let start = datagram.len().checked_sub(beyond)?;
         let head = datagram.get(start..)?.first_chunk::<6>()?;
         if head[..4] != MAGIC {
@@ -675,6 +701,7 @@ impl Extension {
                         room: u32_of(value.get(28..)?)?,
                     });
                 }
+                (TLV_RANGES, _) => ranges::parse(value, runs)?,
                 (TLV_HOST_KEY, 32) => out.host_key = value.first_chunk().copied(),
                 (TLV_BUNDLE, 0) => out.bundle = true,
                 (TLV_HAD, len) if len % 8 == 0 => {
@@ -933,6 +960,7 @@ mod tests {
             contiguous: 4095,
             nacks: vec![4097, 4100, 4242],
             extension: None,
+            runs: Vec::new(),
         };
         let head = "03deadbeef00000000000000000000000000000000003c000000000000000000";
         let text = "02719c400269fb200096000000003b9aca0000000000009896800000000000000fff0003000000000000100100000000000010040000000000001092";
@@ -1052,7 +1080,8 @@ mod tests {
             features: u32, host_key: Option<[u8; 32]>, bundle: bool,
             had in proptest::collection::vec(any::<(u32, u32)>(), 0..=HAD_MAX),
             port: Option<u16>, socket_datagrams: u32, received: u64, at: u64, highest: u64, held: u32, room: u32,
-            nacks in proptest::collection::vec(any::<u64>(), 0..=NACKS), loss in 0u16..=10_000, reference: bool,
+            nacks in prop_oneof![Just(Vec::new()), proptest::collection::vec(any::<u64>(), 0..=NACKS)], loss in 0u16..=10_000, reference: bool,
+            starts in proptest::collection::vec((0u64..1 << 50, 1u64..1 << 40), 0..20),
         ) {
             let feedback = Some(Feedback { received, at, highest, held, room });
             let extension = Some(Extension {
@@ -1081,8 +1110,10 @@ mod tests {
             prop_assert_eq!(SessionReq::parse(&header, &bytes).unwrap(), request);
 
             let extension = if nacks.len() > 100 { None } else { extension };
+            let runs = starts.into_iter().map(|(start, len)| start..start + len);
+            let runs = if nacks.is_empty() && extension.is_some() { runs.collect() } else { Vec::new() };
             let beat = Heartbeat {
-                delivery: rate, flush: rate, loss, echo: hash, dispersion: at, contiguous: size, nacks, extension,
+                delivery: rate, flush: rate, loss, echo: hash, dispersion: at, contiguous: size, nacks, extension, runs,
             };
             let layout = if reference { Layout::Reference } else { Layout::Text };
             let mut bytes = Vec::new();

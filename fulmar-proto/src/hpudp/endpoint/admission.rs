@@ -229,8 +229,7 @@ impl Endpoint {
                 self.enrol(key, Session::Receiver(Box::new(receiver)));
             }
             Err(failure) => {
-                let reason = Reason::DISCONNECT.0;
-                self.reply(now, from, control(Kind::Reject, asked.number, &[reason], 0));
+                self.refuse(now, Key::new(from, asked.number), Reason::DISCONNECT);
                 self.with(now, asked, |session, shared| {
                     if let Session::Pull(it) = session {
                         it.end(now, failure, shared);

@@ -52,8 +52,9 @@ struct Ended {
 /// What a session does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
+    /// The peer asks or offers, and has proved nothing.
+    Unproved,
     Sending,
-    Offered,
     Receiving,
     Lingering,
 }
@@ -527,7 +528,13 @@ impl engine::Endpoint for Endpoint {
         for _ in 0..self.roster.ready_count() {
             let key = self.roster.turn()?;
             let segment = self.with(now, key, |session, shared| {
-                session.poll_transmit(now, max_segments, buf, shared)
+                let (before, proved) = (buf.len(), session.is_proved());
+                let segment = session.poll_transmit(now, max_segments, buf, shared);
+                if !proved {
+                    let len = buf.len() - before;
+                    shared.counters.add(Counter::Unproved, len as u64);
+                }
+                segment
             });
             let len = buf.len() - start;
             if let Some(segment) = segment.flatten()
@@ -583,20 +590,22 @@ impl engine::Endpoint for Endpoint {
 impl Role {
     /// In order.
     const NAMED: [(Self, &'static str); 4] = [
+        (Self::Unproved, "unproved"),
         (Self::Sending, "sending"),
-        (Self::Offered, "offered"),
         (Self::Receiving, "receiving"),
         (Self::Lingering, "lingering"),
     ];
 
     fn of(session: &Session) -> Self {
         match session {
+            it if it.is_half_open() => Self::Unproved,
             Session::Sender(it) if !it.is_over() => Self::Sending,
-            Session::Receiver(it) if it.is_half_open() => Self::Offered,
             Session::Receiver(it) if !it.is_over() => Self::Receiving,
             Session::Pull(_) | Session::Lister(_) => Self::Receiving,
-            Session::Asked(_) | Session::ListAsked(_) => Self::Offered,
-            Session::Sender(_) | Session::Receiver(_) => Self::Lingering,
+            Session::Sender(_)
+            | Session::Receiver(_)
+            | Session::Asked(_)
+            | Session::ListAsked(_) => Self::Lingering,
         }
     }
 }

@@ -281,9 +281,20 @@ impl Session {
         }
     }
 
+    /// Whether its peer is where its packets say, or was chosen by this side (E1).
+    pub(super) fn is_proved(&self) -> bool {
+        match self {
+            Self::Sender(it) => it.is_proved(),
+            Self::Receiver(it) => it.is_proved(),
+            Self::Pull(_) | Self::Lister(_) => true,
+            Self::Asked(_) | Self::ListAsked(_) => false,
+        }
+    }
+
+    /// Whether it takes a share of what all senders may use: requests whose addresses have proved nothing take none.
     fn is_sending(&self) -> bool {
         match self {
-            Self::Sender(it) => !it.is_over(),
+            Self::Sender(it) => !it.is_over() && !it.is_half_open(),
             Self::Receiver(_)
             | Self::Pull(_)
             | Self::Asked(_)

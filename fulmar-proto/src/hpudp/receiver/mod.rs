@@ -680,7 +680,7 @@ impl Receiver {
         shared: &mut Shared<'_>,
     ) -> bool {
         while let Some(bytes) = self.outgoing.pop_front() {
-            if self.say(bytes.len(), shared) {
+            if self.ledger.say(bytes.len()) {
                 buf.extend_from_slice(&bytes);
                 return true;
             }
@@ -691,20 +691,15 @@ impl Receiver {
         }
         let before = buf.len();
         self.write_beat(now, buf, shared);
-        let paid = self.say(buf.len() - before, shared);
+        let paid = self.ledger.say(buf.len() - before);
         if !paid {
             buf.truncate(before);
         }
         paid
     }
 
-    /// Whether a datagram of so many bytes may leave; if so it is booked.
-    fn say(&mut self, len: usize, shared: &mut Shared<'_>) -> bool {
-        let may = self.ledger.say(len);
-        if may && !self.ledger.is_proved() {
-            shared.counters.add(Counter::Unproved, len as u64);
-        }
-        may
+    pub(super) fn is_proved(&self) -> bool {
+        self.ledger.is_proved()
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {

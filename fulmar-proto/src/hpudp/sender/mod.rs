@@ -71,6 +71,8 @@ pub(super) struct Sender {
     /// Chunks known to be at the receiver, from the first on without a hole.
     contiguous: u64,
     repairs: RangeSet,
+    /// Chunks to send again once more (6.7).
+    copies: VecDeque<u64>,
     /// Repairs sent since the last new packet.
     streak: u32,
     parities: VecDeque<(u64, u8)>,
@@ -132,11 +134,12 @@ struct Sent {
     bytes: Vec<u8>,
     /// Stamp of each chunk's packet; 0 before it was sent.
     stamps: Vec<u64>,
-    /// When each chunk left last, in milliseconds from the start and one; 0 if never again after the first time.
-    resent: Vec<u32>,
+    /// Stamp under which each chunk would have left last, had it not kept its first; 0 if it left once.
+    resent: Vec<u64>,
+    /// The same of the last packet of the block, parity too.
+    last: u64,
     /// Parity indices used; each is sealed once.
     parity_used: u8,
-    reinforced: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -302,6 +305,7 @@ impl Sender {
             next: 0,
             contiguous: 0,
             repairs: RangeSet::new(),
+            copies: VecDeque::new(),
             streak: 0,
             parities: VecDeque::new(),
             encoder: BlockEncoder::new(Scheme::Rs8 { k: BLOCK as u16 }, chunk),
@@ -360,6 +364,11 @@ impl Sender {
     /// Whether a peer asked for it.
     pub(super) fn is_served(&self) -> bool {
         self.request.via == Via::Pull
+    }
+
+    /// Whether the peer was chosen by this side, or has proved where it is.
+    pub(super) fn is_proved(&self) -> bool {
+        self.gate.is_none()
     }
 
     /// Whether who asked for it has shown nothing yet.
@@ -499,8 +508,8 @@ impl Sender {
             bytes,
             stamps: vec![0; k],
             resent: vec![0; k],
+            last: 0,
             parity_used: 0,
-            reinforced: None,
         };
         if self.window.push(sent).is_none() {
             self.on_abort(now, Reason::INVALID, shared);
@@ -666,6 +675,7 @@ impl Sender {
 
     /// The peer will not do: it is told, in the clear if need be, and nothing is sent.
     fn refuse(&mut self, now: Instant, failure: Failure, shared: &mut Shared<'_>) {
+        shared.rejects.count(Reason::DISCONNECT);
         self.say(Kind::Reject, &[Reason::DISCONNECT.0]);
         self.end(now, Err(failure), shared);
         self.timers
@@ -685,6 +695,7 @@ impl Sender {
         self.next = 0;
         self.parities.clear();
         self.repairs = RangeSet::new();
+        self.copies = VecDeque::new();
         self.unheard_from = self.marks.sent();
         self.wake = Some(now);
     }
@@ -796,6 +807,7 @@ impl Sender {
         self.window = SendWindow::with_capacity(1);
         self.spare = Vec::new();
         self.repairs = RangeSet::new();
+        self.copies = VecDeque::new();
         self.parities = VecDeque::new();
         self.awaited = VecDeque::new();
         self.had = RangeSet::new();
