@@ -408,7 +408,13 @@ impl Server {
                             text,
                         }
                     }
-                    _ => continue,
+                    Event::Connected { .. }
+                    | Event::Listing { .. }
+                    | Event::Chunk { .. }
+                    | Event::Received { .. }
+                    | Event::Progress { .. }
+                    | Event::Finished { .. }
+                    | Event::Closed { .. } => continue,
                 };
                 self.endpoint.handle_command(self.now, command);
             }

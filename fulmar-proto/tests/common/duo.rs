@@ -91,7 +91,7 @@ impl Duo {
                     bundle,
                 },
             },
-            via => Command::Send {
+            via @ (Via::Direct | Via::Push) => Command::Send {
                 tag: Tag(1),
                 request: Request {
                     encrypt,

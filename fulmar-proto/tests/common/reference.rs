@@ -433,9 +433,10 @@ impl RefSender {
             body.extend(b"file\0");
             return self.say(0x08, sealed, &body);
         }
-        let keyed = match self.dialect {
-            Dialect::Serves => self.secret.is_some(),
-            dialect => sealed && dialect != Dialect::PushSealed,
+        let keyed = if self.dialect == Dialect::Serves {
+            self.secret.is_some()
+        } else {
+            sealed && self.dialect != Dialect::PushSealed
         };
         body.extend(self.content.to_be_bytes());
         body.extend([0; 4]);
@@ -454,10 +455,12 @@ impl RefSender {
 
     fn on_push_accept(&mut self, now: Instant, bytes: &[u8]) {
         let sealed = self.dialect.sealed();
-        let (port, key) = match self.dialect {
-            Dialect::Push52 => (&[][..], &bytes[32..]),
-            _ => bytes[32..].split_at(2),
+        let told = if self.dialect == Dialect::Push52 {
+            0
+        } else {
+            2
         };
+        let (port, key) = bytes[32..].split_at(told);
         assert!(
             port.is_empty() || port == 9000u16.to_be_bytes(),
             "its own port"
