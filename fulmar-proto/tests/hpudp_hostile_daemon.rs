@@ -4,19 +4,17 @@
 
 mod common;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::duo::{CLIENT, DAEMON, Deal, Duo, MS};
-use common::{A, B, kind, packet, u32_at, u64_at};
+use common::server::{Server, daemon, host};
+use common::{A, B, kind, packet, u32_at};
+use fulmar_proto::Endpoint as _;
 use fulmar_proto::crypto::{Secret, sha256};
-use fulmar_proto::hpudp::{
-    Command, Config, Counter, Endpoint, Event, Failure, Reason, Tag, Trust, Via, Wish,
-};
+use fulmar_proto::hpudp::{Command, Config, Counter, Reason, Tag, Trust, Via, Wish};
 use fulmar_proto::sim::Rng;
-use fulmar_proto::{Endpoint as _, Meta};
 use proptest::prelude::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -25,18 +23,6 @@ const MALLORY: SocketAddr = SocketAddr::new(
     666,
 );
 const WAYS: [Via; 3] = [Via::Direct, Via::Push, Via::Pull];
-
-fn host() -> Secret {
-    Secret::from_bytes([7; 32])
-}
-
-fn daemon() -> Config {
-    Config {
-        host_key: Some(Arc::new(host())),
-        port: 9000,
-        ..Config::default()
-    }
-}
 
 fn v5() -> Config {
     Config {
@@ -330,112 +316,6 @@ fn a_daemon_that_answers_a_pull_with_something_else_is_refused() {
     }
 }
 
-/// A daemon alone, which serves whatever is asked for and takes whatever is offered; its ledger is that of E1.
-struct Server {
-    endpoint: Endpoint,
-    now: Instant,
-    ledger: BTreeMap<SocketAddr, (usize, usize)>,
-    said: Vec<(SocketAddr, Vec<u8>)>,
-    size: u64,
-    /// Bytes of the file asked of the application and not answered.
-    wanted: usize,
-    most_wanted: usize,
-    /// Addresses that proved themselves owe nothing.
-    proved: Vec<SocketAddr>,
-}
-
-impl Server {
-    fn new(size: u64) -> Self {
-        Self {
-            endpoint: Endpoint::new(daemon(), [9; 32]),
-            now: Instant::now(),
-            ledger: BTreeMap::new(),
-            said: Vec::new(),
-            size,
-            wanted: 0,
-            most_wanted: 0,
-            proved: Vec::new(),
-        }
-    }
-
-    fn hear(&mut self, from: SocketAddr, bytes: &[u8]) {
-        self.ledger.entry(from).or_default().0 += bytes.len();
-        let meta = Meta {
-            from,
-            to_ip: None,
-            ecn: None,
-        };
-        self.endpoint
-            .handle_datagram(self.now, meta, &mut bytes.to_vec());
-        self.drain();
-    }
-
-    fn pass(&mut self, time: Duration) {
-        let end = self.now + time;
-        while let Some(at) = self.endpoint.poll_timeout().filter(|at| *at <= end) {
-            self.now = self.now.max(at);
-            self.endpoint.handle_timeout(self.now);
-            self.drain();
-        }
-        self.now = end;
-    }
-
-    fn drain(&mut self) {
-        loop {
-            while let Some(event) = self.endpoint.poll_event() {
-                let command = match event {
-                    Event::Asked { tag, bundle, .. } => Command::Serve {
-                        tag,
-                        size: self.size,
-                        hash: 1,
-                        bundle,
-                    },
-                    Event::Offered { tag, .. } => Command::Accept { tag },
-                    Event::Want {
-                        tag, offset, len, ..
-                    } => {
-                        self.wanted += len;
-                        self.most_wanted = self.most_wanted.max(self.wanted);
-                        let bytes = vec![7; len];
-                        Command::Supply { tag, offset, bytes }
-                    }
-                    Event::ListAsked { tag, first, .. } => {
-                        let lines = (first..500).map(|at| format!("name{at:03}\t{at}\n"));
-                        let text = lines.collect::<String>().into_bytes();
-                        Command::Listing {
-                            tag,
-                            total: 500,
-                            text,
-                        }
-                    }
-                    Event::Connected { .. }
-                    | Event::Listing { .. }
-                    | Event::Chunk { .. }
-                    | Event::Received { .. }
-                    | Event::Progress { .. }
-                    | Event::Finished { .. }
-                    | Event::Closed { .. } => continue,
-                };
-                self.endpoint.handle_command(self.now, command);
-            }
-            let mut buf = Vec::new();
-            let Some(transmit) = self.endpoint.poll_transmit(self.now, 1, &mut buf) else {
-                return;
-            };
-            let (heard, said) = self.ledger.entry(transmit.to).or_default();
-            *said += buf.len();
-            assert!(
-                *said <= 3 * *heard || self.proved.contains(&transmit.to),
-                "{said} bytes to {} for {heard}",
-                transmit.to
-            );
-            if self.said.len() < 4_000 {
-                self.said.push((transmit.to, buf));
-            }
-        }
-    }
-}
-
 /// Whatever is said after a PULL_REQ from a forged address, whatever the daemon serves: three bytes for one.
 #[test]
 fn a_spoofed_pull_draws_no_more_than_three_times_its_bytes() {
@@ -573,102 +453,6 @@ fn half_open_strangers_are_not_woken_by_a_busy_session() {
         run(256),
         "the busy session's own packets are the same"
     );
-}
-
-#[test]
-fn the_list_comes_in_pages_and_is_paid_for() {
-    let mut server = Server::new(1);
-    let mut padded = packet(0x0d, 5, (0, 0), 0, 0, 0, &[]);
-    padded.resize(1000, 0);
-    let (mut first, mut lines) = (0, Vec::new());
-    for page in 0..50u32 {
-        padded[1..5].copy_from_slice(&page.to_be_bytes());
-        padded[5..13].copy_from_slice(&u64::to_be_bytes(first));
-        server.hear(A, &padded);
-        let (to, answer) = server.said.pop().unwrap();
-        assert_eq!((to, answer[0], u64_at(&answer, 5)), (A, 0x0e, first));
-        assert_eq!(u64_at(&answer, 13), 500, "the total");
-        let text = std::str::from_utf8(&answer[32..]).unwrap();
-        assert!(text.ends_with('\n'), "whole lines");
-        lines.extend(text.lines().map(str::to_owned));
-        first = lines.len() as u64;
-        if first == 500 {
-            break;
-        }
-    }
-    let want: Vec<_> = (0..500).map(|at| format!("name{at:03}\t{at}")).collect();
-    assert_eq!(lines, want);
-    // Unpadded, as v5.2 asks: as many lines as 96 bytes hold.
-    server.hear(MALLORY, &packet(0x0d, 9, (0, 0), 0, 0, 0, &[]));
-    let (_, answer) = server.said.pop().unwrap();
-    assert!(answer.len() <= 96 && answer.len() > 60, "{}", answer.len());
-}
-
-/// Our client asks: for a page, three times, and then no more; and takes the page of one who knows none.
-#[test]
-fn a_list_is_asked_for_three_times() {
-    for answered in [None, Some((7, 500)), Some((0, 0)), Some((6, 500))] {
-        let mut client = Server::new(1);
-        let command = Command::List {
-            tag: Tag(1),
-            to: B,
-            first: 7,
-        };
-        client.proved.push(B);
-        client.endpoint.handle_command(client.now, command);
-        client.drain();
-        let id = u32_at(&client.said[0].1, 1);
-        assert_eq!(client.said[0].1.len(), 1000, "padded");
-        if let Some(at) = answered {
-            let answer = packet(0x0e, id, at, 4, 0, 0, b"x\t1\n");
-            let meta = |from| Meta {
-                from,
-                to_ip: None,
-                ecn: None,
-            };
-            client
-                .endpoint
-                .handle_datagram(client.now, meta(MALLORY), &mut answer.clone());
-            assert!(client.endpoint.poll_event().is_none(), "from elsewhere");
-            client
-                .endpoint
-                .handle_datagram(client.now, meta(B), &mut answer.clone());
-        }
-        let mut ended = Vec::new();
-        while let Some(at) = client.endpoint.poll_timeout() {
-            client.now = client.now.max(at);
-            client.endpoint.handle_timeout(client.now);
-            let mut buf = Vec::new();
-            if client
-                .endpoint
-                .poll_transmit(client.now, 1, &mut buf)
-                .is_some()
-            {
-                client.said.push((B, buf));
-            }
-            ended.extend(std::iter::from_fn(|| client.endpoint.poll_event()));
-        }
-        ended.extend(std::iter::from_fn(|| client.endpoint.poll_event()));
-        let known = matches!(answered, Some((7, 500) | (0, 0)));
-        match ended.first() {
-            Some(Event::Listing {
-                first, total, text, ..
-            }) if known => {
-                assert_eq!(
-                    (Some((*first, *total)), &text[..]),
-                    (answered, &b"x\t1\n"[..])
-                );
-                assert_eq!(client.said.len(), 1);
-            }
-            Some(Event::Finished { result, .. }) if !known => {
-                assert_eq!(*result, Err(Failure::NoAnswer));
-                assert_eq!(client.said.len(), 3);
-            }
-            other => panic!("{answered:?}: {other:?}"),
-        }
-        assert!(matches!(ended.last(), Some(Event::Closed { .. })));
-        assert_eq!(client.endpoint.sessions(), 0);
-    }
 }
 
 /// A receiver that lies about what it had gets no more than it asked for: no panic, nothing beyond the file, an end.

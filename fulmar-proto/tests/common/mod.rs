@@ -4,6 +4,7 @@
 
 pub(crate) mod duo;
 pub(crate) mod reference;
+pub(crate) mod server;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
