@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use common::{A, B, Host, Pair, Sent, Strangers, kind, link, packet, seed, u32_at, u64_at};
+use fulmar_proto::crypto::Secret;
 use fulmar_proto::engine::Bitrate;
 use fulmar_proto::hpudp::{
     Command, Config, Control, Counter, Endpoint, Event, Failure, Reason, Tag,
@@ -1229,17 +1230,26 @@ fn write_the_corpus() {
     let write = |target: &str, name: &str, bytes: &[u8]| {
         std::fs::write(format!("{root}/{target}/{name}"), bytes).expect("a writable tree");
     };
-    for encrypt in [false, true] {
+    let ways = ["", "push-", "pull-"];
+    let kinds = ways.into_iter().flat_map(|way| [(way, false), (way, true)]);
+    for (way, encrypt) in kinds {
         for extensions in [false, true] {
             let config = Config {
                 extensions,
+                host_key: Some(std::sync::Arc::new(Secret::from_bytes([7; 32]))),
+                port: 9000,
                 ..Config::default()
             };
             let link = link(20, 40, 0.2);
             let mut pair = Pair::fulmars(1, (config.clone(), config), link, 150_000);
+            pair.apps.serving = true;
             pair.net.node_mut(pair.a).tapping = true;
             pair.net.node_mut(pair.b).tapping = true;
-            pair.send(encrypt);
+            match way {
+                "push-" => pair.push(encrypt),
+                "pull-" => pair.pull(encrypt),
+                _ => pair.send(encrypt),
+            }
             pair.finish(Duration::from_secs(60));
             pair.run_for(Duration::from_secs(10));
             let said = [pair.a, pair.b].map(|node| pair.net.node(node).sent.clone());
@@ -1247,17 +1257,24 @@ fn write_the_corpus() {
             for Sent { bytes, .. } in said.into_iter().flatten() {
                 let count = counts.entry(bytes[0]).or_default();
                 *count += 1;
+                let kind = bytes[0];
+                // The handshakes are what differs.
+                let told = way.is_empty() || matches!(kind, 0x00 | 0x07..=0x09);
                 // The first is the simplest one, a later one has more in it.
-                if [1, 9].contains(count) {
-                    let kind = bytes[0];
+                if told && [1, 9].contains(count) {
                     let sealed = if encrypt { "sealed" } else { "plain" };
                     let dialect = if extensions { "hpx1" } else { "v5" };
-                    let name = format!("{kind:02x}-{sealed}-{dialect}-{count}");
+                    let name = format!("{kind:02x}-{way}{sealed}-{dialect}-{count}");
                     write("parse_hpudp", &name, &bytes);
                 }
             }
         }
     }
+    let list = packet(0x0d, 7, (3, 0), 0, 0, 0, &[0; 968]);
+    write("parse_hpudp", "0d-third", &list);
+    let lines = b"name\t12\nother\t3\n";
+    let list = packet(0x0e, 7, (3, 500), lines.len(), 0, 0, lines);
+    write("parse_hpudp", "0e-lines", &list);
     write(
         "parse_hpudp",
         "04-full-disk",
@@ -1276,6 +1293,25 @@ fn write_the_corpus() {
             }
         }
     }
+    // Bit 0 of the terms encrypts, bit 1 makes a bundle, the next two demand an identity; the second file of a host is
+    // pulled, the third offered. 0x88 with 6 or 7 below 8 claims to have had something.
+    for (name, terms) in [("bundle", 3u8), ("known-key", 0x09), ("other-key", 0x0d)] {
+        let mut play = vec![0, 0];
+        for round in 0..3 {
+            play.extend([0x07, 7, terms]);
+            play.extend(&flow[..28]);
+            play.extend([0x88, round, 14, 0x08, round, 31]);
+            play.extend(&flow);
+        }
+        play.extend([0x00, 0x20, 0x00, 0x81, 255, 0x01, 255]);
+        write("endpoint_hpudp", name, &play);
+    }
+    let lists = [
+        &[0, 0, 0x07, 230, 0, 0x07, 230, 60, 0x87, 230, 199][..],
+        &flow,
+    ]
+    .concat();
+    write("endpoint_hpudp", "lists", &lists);
     let mut lost = vec![0, 0, 0x07, 6, 1];
     for _ in 0..8 {
         lost.extend([0x83, 7, 0x81, 60, 0x03, 1, 0x01, 9, 0x00, 0, 90]);

@@ -2,6 +2,10 @@
 //! the wire share. One host may be scripted: an endpoint the test wrote by hand.
 #![allow(dead_code, clippy::disallowed_methods)]
 
+pub(crate) mod duo;
+pub(crate) mod reference;
+pub(crate) mod server;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -9,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use fulmar_proto::engine::RangeSet;
 use fulmar_proto::hpudp::{
-    Command, Config, Counter, Endpoint, Event, Failure, Reason, Request, Snapshot, Tag,
+    Command, Config, Counter, Endpoint, Event, Failure, Reason, Request, Snapshot, Tag, Trust, Via,
+    Wish,
 };
 use fulmar_proto::sim::{LinkConfig, LinkId, Loss, Net, NodeId, Rng};
 use fulmar_proto::{Meta, Transmit};
@@ -155,6 +160,8 @@ pub(crate) struct Apps {
     pub(crate) content: u64,
     pub(crate) size: u64,
     pub(crate) strangers: Strangers,
+    /// The sender's application gives the file to whoever asks.
+    pub(crate) serving: bool,
     /// How long hashing and the disk take after the last byte.
     pub(crate) verifying: Duration,
     /// Since the start of time: when the receiver's disk takes nothing.
@@ -223,6 +230,14 @@ impl Apps {
                     reason: Reason::NOT_FOUND,
                 });
             }
+            Event::Asked { tag, .. } if self.serving => {
+                return Some(Command::Serve {
+                    tag,
+                    size: self.size,
+                    hash: self.content,
+                    bundle: false,
+                });
+            }
             Event::Asked { tag, .. } | Event::ListAsked { tag, .. } => {
                 return Some(Command::Abort {
                     tag,
@@ -243,7 +258,9 @@ impl Apps {
                 tag, size, hash, ..
             } => {
                 self.offers += 1;
-                if hash == Some(self.content) && size == self.size && self.tag.is_none() {
+                // A push tells the hash later.
+                let named = hash.is_none_or(|hash| hash == self.content);
+                if named && size == self.size && self.tag.is_none() {
                     self.tag = Some(tag);
                 } else if self.strangers == Strangers::Ignored {
                     return None;
@@ -277,7 +294,8 @@ impl Apps {
                 }
                 return Some(stored);
             }
-            Event::Received { tag, .. } if self.tag == Some(tag) => {
+            Event::Received { tag, hash } if self.tag == Some(tag) => {
+                self.wrong += u64::from(hash != self.content);
                 self.verify_at = Some((now + self.verifying, tag));
             }
             Event::Received { tag, .. } => {
@@ -379,6 +397,7 @@ impl Pair {
             content: Rng::new(seed ^ 0xf11e).next_u64(),
             size,
             strangers: Strangers::Ignored,
+            serving: false,
             verifying: Duration::ZERO,
             stalled: None,
             started: start,
@@ -433,6 +452,31 @@ impl Pair {
         };
         let tag = Tag(1);
         self.net.command(self.a, Command::Send { tag, request });
+        self.pump();
+    }
+
+    pub(crate) fn push(&mut self, encrypt: bool) {
+        let request = Request {
+            encrypt,
+            via: Via::Push,
+            ..Request::new(B, "file", self.apps.size, self.apps.content)
+        };
+        let tag = Tag(1);
+        self.net.command(self.a, Command::Send { tag, request });
+        self.pump();
+    }
+
+    /// B fetches it.
+    pub(crate) fn pull(&mut self, encrypt: bool) {
+        let wish = Wish {
+            to: A,
+            name: "file".to_owned(),
+            encrypt,
+            trust: Trust::Anyone,
+            bundle: false,
+        };
+        let tag = Tag(1);
+        self.net.command(self.b, Command::Pull { tag, wish });
         self.pump();
     }
 

@@ -618,3 +618,86 @@ const LEAST_SHARE: u64 = DATAGRAM_MAX as u64;
 const STRAGGLERS: Duration = Duration::from_millis(100);
 /// Such answers that wait to leave.
 const REPLIES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+    use super::super::packet::PushReq;
+    use super::*;
+    use crate::engine::Endpoint as _;
+
+    fn drain(endpoint: &mut Endpoint, now: Instant) {
+        let mut buf = Vec::new();
+        while endpoint.poll_transmit(now, 16, &mut buf).is_some() {
+            buf.clear();
+        }
+    }
+
+    /// What a packet costs is the sessions it wakes, whoever waits beside them.
+    #[test]
+    fn a_packet_wakes_one_session_and_the_half_open_sleep() {
+        let mut now = Instant::now();
+        let mut endpoint = Endpoint::new(Config::default(), [1; 32]);
+        let ask = |endpoint: &mut Endpoint, now, number: u32| {
+            let from = SocketAddr::from(([198, 18, 0, number as u8], 99));
+            let request = PushReq {
+                size: 1 << 30,
+                hash: Some(1),
+                key: None,
+                name: b"file".to_vec(),
+                extension: None,
+            };
+            let mut bytes = request.encode(number);
+            // As v5.2 says it, with the hash before the name: no more is needed before data.
+            bytes.splice(40..40, [1, 2, 3, 4, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+            bytes[22] += 12;
+            let meta = Meta {
+                from,
+                to_ip: None,
+                ecn: None,
+            };
+            endpoint.handle_datagram(now, meta, &mut bytes);
+            while let Some(event) = endpoint.poll_event() {
+                if let Event::Offered { tag, .. } = event {
+                    endpoint.handle_command(now, Command::Accept { tag });
+                }
+            }
+            meta
+        };
+        for number in 0..255 {
+            ask(&mut endpoint, now, number);
+        }
+        drain(&mut endpoint, now);
+        let meta = ask(&mut endpoint, now, 255);
+        drain(&mut endpoint, now);
+        assert_eq!(endpoint.roster.half_open().len(), 256);
+        let mut most = 0;
+        for seq in 0..500u64 {
+            now += Duration::from_micros(100);
+            let header = Header {
+                seq,
+                block: seq / 100,
+                stamp: seq + 1,
+                ..Header::control(Kind::Data, 255, 1368, 0)
+            };
+            let mut bytes = [&header.encode()[..], &[7; 1368]].concat();
+            endpoint.handle_datagram(now, meta, &mut bytes);
+            endpoint.roster.wake(now);
+            most = most.max(endpoint.roster.ready_count());
+            drain(&mut endpoint, now);
+        }
+        assert_eq!((endpoint.roster.seated(), most), (1, 1));
+        assert_eq!(endpoint.roster.half_open().len(), 255);
+        // All are gone after their time, and leave nothing.
+        for _ in 0..10_000 {
+            let Some(at) = endpoint.poll_timeout() else {
+                break;
+            };
+            now = now.max(at);
+            endpoint.handle_timeout(now);
+            drain(&mut endpoint, now);
+        }
+        assert_eq!((endpoint.sessions(), endpoint.roster.seated()), (0, 0));
+        assert!(endpoint.tags.is_empty() && endpoint.roster.half_open().is_empty());
+    }
+}

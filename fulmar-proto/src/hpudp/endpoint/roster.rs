@@ -38,7 +38,7 @@ impl Key {
 #[derive(Debug)]
 pub(super) struct Roster {
     members: Sessions<Key, Member>,
-    /// Those that wait for their peer to show itself, in no order.
+    /// Those whose peer has shown nothing yet, in no order.
     half_open: Vec<Key>,
     seated: usize,
     sending: usize,
@@ -159,7 +159,7 @@ impl Roster {
         self.seated
     }
 
-    /// Those that wait for their peer to show itself.
+    /// Those whose peer has shown nothing yet.
     pub(super) fn half_open(&self) -> &[Key] {
         &self.half_open
     }
@@ -306,6 +306,7 @@ impl Session {
     fn standing(&self) -> Standing {
         let seated = match self {
             _ if self.is_half_open() => return Standing::HalfOpen,
+            Self::Receiver(it) if it.is_idle() => return Standing::HalfOpen,
             Self::Sender(it) => it.is_served() && !it.is_over(),
             Self::Receiver(it) => it.via() != Via::Pull && !it.is_over(),
             Self::Pull(_) | Self::Asked(_) | Self::Lister(_) | Self::ListAsked(_) => false,

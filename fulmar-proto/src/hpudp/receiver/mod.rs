@@ -410,14 +410,23 @@ impl Receiver {
         self.offer.via != Via::Pull && waiting && self.arrivals.count == 0
     }
 
+    /// Whether it has brought nothing and waits for something, or lingers after it was refused: a newcomer may have its
+    /// place in the table.
+    pub(super) fn is_idle(&self) -> bool {
+        let refused = self.is_over() && self.is_refused();
+        self.is_half_open() || (refused && self.via() != Via::Pull && self.arrivals.count == 0)
+    }
+
     /// Whether anything happened under its number that another session must not be mistaken for.
     pub(super) fn is_used(&self) -> bool {
-        self.arrivals.count > 0 || self.verdict.is_some()
+        self.arrivals.count > 0 || matches!(self.verdict, Some((Ok(()), _)))
     }
 
     /// Another session took its place.
     pub(super) fn on_displaced(&mut self, now: Instant, shared: &mut Shared<'_>) {
-        self.end(now, Err(Failure::Silent), shared);
+        if !self.is_over() {
+            self.end(now, Err(Failure::Silent), shared);
+        }
         self.close(shared);
     }
 
@@ -441,9 +450,19 @@ impl Receiver {
             State::Offered => {}
             State::Receiving => self.answer(now),
             State::Verifying | State::Complete { .. } | State::Lingering | State::Closed => {
-                self.remind(now)
+                // Nothing had to come, or all was there: without the answer the verdict means nothing to the sender.
+                let unheard = self.arrivals.count == 0 && !self.is_refused();
+                let answer = self.accept.clone().filter(|_| unheard);
+                if self.may_answer(now) {
+                    self.outgoing.extend(answer);
+                    self.outgoing.extend(self.verdict());
+                }
             }
         }
+    }
+
+    fn is_refused(&self) -> bool {
+        matches!(self.verdict, Some((Err(_), _)))
     }
 
     /// Answers the request; at most once in 100 ms, whatever comes.

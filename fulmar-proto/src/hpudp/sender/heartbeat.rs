@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::super::config::{BLOCK, Config, DATAGRAM_MAX, Layout, WINDOW, WINDOW_BLOCKS};
-use super::super::packet::{Extension, Header, Heartbeat};
+use super::super::packet::{Extension, Header, Heartbeat, feature};
 use super::super::parity;
 use super::super::rate::Report;
 use super::super::session::{Counter, Proof, Shared, Timer};
@@ -27,7 +27,16 @@ impl Sender {
         if self.state == State::Requesting && self.request.bundle && self.peer_key.is_none() {
             // Who takes a bundle says so first; this one takes a file (18.8).
             let waits = self.request.via == Via::Direct && !self.request.encrypt;
-            if waits && self.plausible(header, datagram).is_some() {
+            // One that knows bundles has answered, and its answer was lost.
+            let takes_files = |beat: &Heartbeat| {
+                let knows = beat.extension.as_ref();
+                !knows.is_some_and(|it| it.has(feature::KEYS))
+            };
+            if waits
+                && self
+                    .plausible(header, datagram)
+                    .is_some_and(|it| takes_files(&it))
+            {
                 self.refuse(now, Failure::NoBundles, shared);
             }
             return;
