@@ -160,14 +160,18 @@ struct Fulmar {
 
 impl Contender for Fulmar {
     fn copy(&mut self, source: &Path, target: &Path, stop: &AtomicBool) -> anyhow::Result<Copied> {
+        // A key of its own, beside the files.
+        let keys = source.parent().unwrap_or(target);
         let mut recv = Command::new(&self.binary);
-        recv.arg("recv")
+        recv.env("XDG_CONFIG_HOME", keys)
+            .arg("recv")
             .arg(target)
             .args(["--listen", "127.0.0.1:0", "--once", "--json"]);
         let mut recv = Running::spawn(recv.stdout(Stdio::piped()))?;
         let to = recv.ready("fulmar recv")?;
         let mut send = Command::new(&self.binary);
-        send.arg("send")
+        send.env("XDG_CONFIG_HOME", keys)
+            .arg("send")
             .arg(source)
             .arg(to.to_string())
             .arg("--quiet");

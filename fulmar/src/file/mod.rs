@@ -5,9 +5,9 @@
 //! allocated by a size a peer announced. Files are *not* resumed, and nothing here knows the network.
 
 mod hash;
-mod name;
-mod sink;
-mod source;
+pub(crate) mod name;
+pub(crate) mod sink;
+pub(crate) mod source;
 
 pub use name::NameError;
 pub use sink::{CreateError, Directory, FinishError, Partial};

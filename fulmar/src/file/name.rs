@@ -5,33 +5,60 @@
 
 /// Takes the base name out of `raw` and checks it.
 pub(super) fn check(raw: &[u8]) -> Result<String, NameError> {
-    let base = raw
-        .rsplit(|&byte| byte == b'/' || byte == b'\\')
-        .next()
-        .unwrap_or_default();
-    if base.is_empty() {
+    let base = raw.rsplit(separates).next().unwrap_or_default();
+    component(base).map(ToOwned::to_owned)
+}
+
+/// Checks one component of a path.
+pub(crate) fn component(raw: &[u8]) -> Result<&str, NameError> {
+    if raw.is_empty() {
         return Err(NameError::Empty);
     }
-    if base == b"." || base == b".." {
+    if raw == b"." || raw == b".." {
         return Err(NameError::Dots);
     }
-    if base.len() > NAME_MAX {
+    if raw.len() > NAME_MAX {
         return Err(NameError::TooLong);
     }
-    let base = std::str::from_utf8(base).map_err(|_| NameError::Encoding)?;
-    if base.chars().any(|c| c.is_control() || deceives(c)) {
+    if raw.iter().any(separates) {
+        return Err(NameError::Separator);
+    }
+    let name = std::str::from_utf8(raw).map_err(|_| NameError::Encoding)?;
+    if name.chars().any(|c| c.is_control() || deceives(c)) {
         return Err(NameError::Character);
     }
-    if is_temporary(base) {
+    if is_temporary(name) || bundle_id(name).is_some() {
         return Err(NameError::Temporary);
     }
-    Ok(base.to_owned())
+    Ok(name)
 }
 
 /// A name for a file under construction: hidden, beside its final name, never longer than a name may be.
 pub(super) fn temporary(name: &str, random: u64) -> String {
     let keep = name.floor_char_boundary(NAME_MAX - TEMPORARY_EXTRA);
     format!(".{}.{random:016x}{TEMPORARY_END}", &name[..keep])
+}
+
+/// The directory where a bundle is put together, beside what it will be: hidden, and the same for the same bundle.
+pub(crate) fn bundle(id: &str) -> String {
+    format!("{BUNDLE_START}{id}{TEMPORARY_END}")
+}
+
+/// Whether this is the name of a file under construction.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    let hex = name
+        .strip_prefix('.')
+        .and_then(|rest| rest.strip_suffix(TEMPORARY_END));
+    hex.and_then(|rest| rest.rsplit_once('.'))
+        .is_some_and(|(_, hex)| is_hex(hex, 16))
+}
+
+/// The identity in the name of a directory where a bundle is put together.
+pub(crate) fn bundle_id(name: &str) -> Option<&str> {
+    let id = name
+        .strip_prefix(BUNDLE_START)?
+        .strip_suffix(TEMPORARY_END)?;
+    is_hex(id, 64).then_some(id)
 }
 
 /// Why a name is unusable.
@@ -52,17 +79,20 @@ pub enum NameError {
     /// Control characters, line separators or marks that change the direction of writing.
     #[error("the file name has control characters or direction marks")]
     Character,
+    /// A slash or a backslash, where one component is wanted: one system or another takes it for a directory.
+    #[error("the file name has a slash or a backslash")]
+    Separator,
     /// The shape of a file under construction.
     #[error("the file name is one of a file under construction")]
     Temporary,
 }
 
-fn is_temporary(name: &str) -> bool {
-    let hex = name
-        .strip_prefix('.')
-        .and_then(|rest| rest.strip_suffix(TEMPORARY_END));
-    hex.and_then(|rest| rest.rsplit_once('.'))
-        .is_some_and(|(_, hex)| hex.len() == 16 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+fn separates(byte: &u8) -> bool {
+    matches!(byte, b'/' | b'\\')
+}
+
+fn is_hex(text: &str, len: usize) -> bool {
+    text.len() == len && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Characters that make a name look like another one: direction marks and line separators.
@@ -73,6 +103,7 @@ fn deceives(c: char) -> bool {
 /// Longest file name in bytes, here and on every common file system.
 const NAME_MAX: usize = 255;
 const TEMPORARY_END: &str = ".part";
+const BUNDLE_START: &str = ".fulmar-";
 /// Two dots, 16 hexadecimal digits and the end.
 const TEMPORARY_EXTRA: usize = 2 + 16 + TEMPORARY_END.len();
 
@@ -121,8 +152,12 @@ mod tests {
             (long.as_bytes(), NameError::TooLong),
             (b".x.0123456789abcdef.part", NameError::Temporary),
             (b"..0123456789ABCDEF.part", NameError::Temporary),
+            (bundle(&"0f".repeat(32)).as_bytes(), NameError::Temporary),
         ] {
             assert_eq!(check(raw), Err(error), "{}", raw.escape_ascii());
+        }
+        for raw in ["a/b", "/a", "a\\b"] {
+            assert_eq!(component(raw.as_bytes()), Err(NameError::Separator));
         }
         assert!(check("x".repeat(255).as_bytes()).is_ok());
     }

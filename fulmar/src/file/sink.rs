@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::hash::FileHash;
@@ -105,6 +105,17 @@ impl Directory {
         &self.path
     }
 
+    /// The directory itself, beneath which everything is resolved.
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    /// Bytes this user may still write.
+    pub(crate) fn free(&self) -> io::Result<u64> {
+        let space = rustix::fs::fstatvfs(&*self.fd)?;
+        Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+
     /// The base name in `raw`, if it is one that a stranger may choose here (HP-UDP 12.3).
     ///
     /// # Errors
@@ -134,9 +145,7 @@ impl Directory {
             Ok(_) => return Err(CreateError::Exists),
             Err(error) => return Err(CreateError::Storage(error.into())),
         }
-        let space =
-            rustix::fs::fstatvfs(&*self.fd).map_err(|error| CreateError::Storage(error.into()))?;
-        let free = space.f_bavail.saturating_mul(space.f_frsize);
+        let free = self.free().map_err(CreateError::Storage)?;
         if size > free {
             return Err(CreateError::NoSpace { size, free });
         }
@@ -170,6 +179,8 @@ impl Directory {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&*self.fd, &temporary, flags, Mode::RUSR | Mode::WUSR)?;
+        // Says to whoever sweeps up that somebody is at it; where files cannot be locked, their age must do.
+        let _ = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive);
         Ok((fd, temporary))
     }
 }
@@ -292,7 +303,7 @@ impl std::fmt::Debug for Partial {
 }
 
 /// The mask of this process. Asking the system call would set it, and every other thread would see that.
-fn umask() -> u32 {
+pub(crate) fn umask() -> u32 {
     std::fs::read_to_string("/proc/self/status")
         .ok()
         .and_then(|status| {

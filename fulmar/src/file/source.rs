@@ -26,9 +26,14 @@ pub struct Source {
 
 /// What tells one content of a file from another, short of reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    size: u64,
-    modified: (i64, i64),
+pub(crate) struct Stamp {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) size: u64,
+    /// Seconds and nanoseconds.
+    pub(crate) modified: (i64, i64),
+    /// When anything about it changed last; nobody can set it back.
+    pub(crate) changed: (i64, i64),
 }
 
 /// Why a file cannot be sent, or no longer.
@@ -165,24 +170,45 @@ impl Source {
     /// [`SourceError::Changed`] if not.
     pub fn unchanged(&self) -> Result<(), SourceError> {
         let now = Stamp::of(&self.file.metadata().map_err(SourceError::Read)?);
-        if now == self.stamp {
+        if now.is(&self.stamp) {
             Ok(())
         } else {
             Err(SourceError::Changed)
         }
     }
-}
 
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-        }
+    /// What it was when it was opened.
+    pub(crate) fn stamp(&self) -> &Stamp {
+        &self.stamp
     }
 }
 
-fn regular(metadata: &Metadata) -> Result<(), SourceError> {
+impl Stamp {
+    pub(crate) fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// Whether both are of one file with one content. A new name or new permissions make no difference.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        let Self {
+            device,
+            inode,
+            size,
+            modified,
+            changed: _,
+        } = *self;
+        (device, inode, size, modified) == (other.device, other.inode, other.size, other.modified)
+    }
+}
+
+/// Whether it is a regular file.
+pub(crate) fn regular(metadata: &Metadata) -> Result<(), SourceError> {
     let kind: FileType = metadata.file_type();
     if kind.is_file() {
         return Ok(());

@@ -159,12 +159,15 @@ impl Moved {
 /// `fulmar recv --once` and `fulmar send`.
 fn fulmar(task: &Task<'_>, privacy: &str) -> anyhow::Result<Moved> {
     let mut recv = Command::new(task.binary);
+    // A key of its own, beside the files.
+    recv.env("XDG_CONFIG_HOME", task.place.dir());
     recv.arg("recv").arg(task.target);
     recv.args(["--listen", &format!("{FAR}:0"), "--once", "--json"]);
     recv.stdout(Stdio::piped());
     let mut recv = task.road.far().enter(|| Running::spawn(&mut recv))?;
     let to = recv.ready("fulmar recv")?;
     let mut send = Command::new(task.binary);
+    send.env("XDG_CONFIG_HOME", task.place.dir());
     send.arg("send").arg(task.source).arg(to.to_string());
     send.args([privacy, "--quiet"]);
     let start = Instant::now();
