@@ -15,7 +15,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{BINARY, End, Receiver, both_done, inbox, random_file, same, skip};
+use common::{BINARY, End, Receiver, both_done, fulmar, inbox, random_file, same, skip};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 #[test]
@@ -84,7 +84,7 @@ fn the_table_has_a_row_for_everyone_over_every_link() {
     }
     let place = tempfile::tempdir().unwrap();
     let drawing = place.path().join("table.svg");
-    let mut bench = Command::new(BINARY);
+    let mut bench = fulmar();
     bench.args([
         "bench", "net", "--rtt", "2ms,10ms", "--loss", "1%", "--rate", "200M",
     ]);
@@ -137,7 +137,7 @@ struct Link {
 
 impl Link {
     fn start(options: &[&str]) -> Self {
-        let mut end = End::spawn(Command::new(BINARY).args(["bench", "link"]).args(options));
+        let mut end = End::spawn(fulmar().args(["bench", "link"]).args(options));
         let ready = end.wait_for("ready");
         let both = |name: &str| [0, 1].map(|side| ready[name][side].as_str().unwrap().to_owned());
         Self {
@@ -147,10 +147,16 @@ impl Link {
         }
     }
 
-    /// The binary in one of the two namespaces.
+    /// The binary in one of the two namespaces, with the environment that it has elsewhere.
     fn inside(&self, side: usize) -> Command {
+        let plain = fulmar();
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.names[side], BINARY]);
+        command.envs(
+            plain
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
         command
     }
 

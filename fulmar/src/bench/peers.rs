@@ -168,7 +168,7 @@ impl Contender for Fulmar {
             .arg(target)
             .args(["--listen", "127.0.0.1:0", "--once", "--json"]);
         let mut recv = Running::spawn(recv.stdout(Stdio::piped()))?;
-        let to = recv.ready()?;
+        let to = recv.ready("fulmar recv")?;
         let mut send = Command::new(&self.binary);
         send.env("XDG_CONFIG_HOME", keys)
             .arg("send")

@@ -47,8 +47,9 @@ impl Running {
         })
     }
 
-    /// The address of `recv`'s first line of JSON; the rest of its output is for [`lines`](Self::lines).
-    pub(super) fn ready(&mut self) -> anyhow::Result<SocketAddr> {
+    /// The address in the first line of JSON of a receiver called `name`; the rest of its output is for
+    /// [`lines`](Self::lines).
+    pub(super) fn ready(&mut self, name: &str) -> anyhow::Result<SocketAddr> {
         let stdout = self
             .child
             .stdout
@@ -62,13 +63,13 @@ impl Running {
             }
         });
         let Ok((_, line)) = line_out.recv_timeout(START) else {
-            bail!("fulmar recv did not start: {}", self.last_words())
+            bail!("{name} did not start: {}", self.last_words())
         };
         self.lines = Some(line_out);
         let ready: serde_json::Value = serde_json::from_str(&line)?;
         let listen = ready["listen"]
             .as_str()
-            .with_context(|| format!("fulmar recv began with {line}"))?;
+            .with_context(|| format!("{name} began with {line}"))?;
         Ok(listen.parse()?)
     }
 

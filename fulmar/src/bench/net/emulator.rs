@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::num::NonZeroU64;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
@@ -150,9 +151,7 @@ struct Flight {
 
 impl Wire {
     fn run(mut self, over: &AtomicBool) -> Carried {
-        // A wire waits for no program; without permission for either it is a little later than it could be.
-        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-        let _ = rustix::process::setpriority_process(None, URGENT);
+        be_urgent();
         while !over.load(Relaxed) {
             let came = self.take_in(0) | self.take_in(1);
             let went = self.give_out(0) | self.give_out(1);
@@ -234,6 +233,17 @@ impl Wire {
     }
 }
 
+/// A wire waits for no program. Niceness would count only among the programs of one session, so this thread asks for
+/// real time, which needs the program `chrt`; without it the wire is later than it could be, and says so.
+fn be_urgent() {
+    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+    let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
+    let _ = Command::new("chrt")
+        .args(["--fifo", "--pid", "10", &thread])
+        .stdin(Stdio::null())
+        .output();
+}
+
 /// Bytes of the largest packet that a device gives.
 pub(super) const MTU: u16 = 1500;
 const PACKET_MAX: usize = MTU as usize;
@@ -245,5 +255,3 @@ const LOOK: Duration = Duration::from_millis(20);
 /// less of the processors that the programs under test need, but add to the delay.
 const NAP_MIN: Duration = Duration::from_micros(25);
 const NAP_MAX: Duration = Duration::from_micros(100);
-/// The most urgent there is.
-const URGENT: i32 = -20;

@@ -3,7 +3,7 @@
 //! ```text
 //! road.rs        two namespaces, a TUN device in each        namespace.rs
 //! emulator.rs    the wire: reads one device, asks fulmar_proto::sim::Link, writes the other
-//! peers.rs       who moves the file; tcp.rs and quic.rs run inside this process
+//! peers.rs       who moves the file; tcp.rs does so inside this process
 //! table.rs       lines for people            plot.rs      the same as a drawing
 //! ```
 //!
@@ -15,8 +15,6 @@ mod emulator;
 mod namespace;
 mod peers;
 mod plot;
-#[cfg(feature = "bench-quinn")]
-mod quic;
 mod road;
 mod table;
 mod tcp;
@@ -183,7 +181,7 @@ pub(crate) fn run(
         write_random(&source, options.size.0, stop).context("cannot write the file to send")?;
     let mut peers = Vec::new();
     for &kind in &options.peers {
-        match kind.available() {
+        match kind.available(&options.binary) {
             Ok(()) => peers.push(kind),
             Err(error) => tell(Update::Skipped {
                 peer: kind.name(),

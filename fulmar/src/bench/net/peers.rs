@@ -6,13 +6,13 @@
 
 use std::fs;
 use std::net::UdpSocket;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::ValueEnum;
 
 use super::road::{FAR, Road};
@@ -64,17 +64,14 @@ impl Kind {
     /// # Errors
     ///
     /// Why not.
-    pub(super) fn available(self) -> anyhow::Result<()> {
+    pub(super) fn available(self, binary: &Path) -> anyhow::Result<()> {
         match self {
             Self::Fulmar | Self::FulmarPlain => Ok(()),
             Self::TcpCubic => tcp::available("cubic"),
             Self::TcpBbr => tcp::available("bbr"),
             Self::ScpCubic => scp_available("cubic"),
             Self::ScpBbr => scp_available("bbr"),
-            Self::QuinnCubic | Self::QuinnBbr if cfg!(feature = "bench-quinn") => Ok(()),
-            Self::QuinnCubic | Self::QuinnBbr => {
-                bail!("this program was built without the feature bench-quinn")
-            }
+            Self::QuinnCubic | Self::QuinnBbr => quinn_peer(binary).map(drop),
             Self::Srt => program(SRT).map(drop),
         }
     }
@@ -92,12 +89,8 @@ impl Kind {
             Self::TcpBbr => tcp::carry(task, "bbr"),
             Self::ScpCubic => scp(task, "cubic"),
             Self::ScpBbr => scp(task, "bbr"),
-            #[cfg(feature = "bench-quinn")]
-            Self::QuinnCubic => super::quic::carry(task, super::quic::Controller::Cubic),
-            #[cfg(feature = "bench-quinn")]
-            Self::QuinnBbr => super::quic::carry(task, super::quic::Controller::Bbr),
-            #[cfg(not(feature = "bench-quinn"))]
-            Self::QuinnCubic | Self::QuinnBbr => self.available().map(|()| Moved::nothing(task)),
+            Self::QuinnCubic => quinn(task, "cubic"),
+            Self::QuinnBbr => quinn(task, "bbr"),
             Self::Srt => srt(task),
         }
     }
@@ -166,12 +159,15 @@ impl Moved {
 /// `fulmar recv --once` and `fulmar send`.
 fn fulmar(task: &Task<'_>, privacy: &str) -> anyhow::Result<Moved> {
     let mut recv = Command::new(task.binary);
+    // A key of its own, beside the files.
+    recv.env("XDG_CONFIG_HOME", task.place.dir());
     recv.arg("recv").arg(task.target);
     recv.args(["--listen", &format!("{FAR}:0"), "--once", "--json"]);
     recv.stdout(Stdio::piped());
     let mut recv = task.road.far().enter(|| Running::spawn(&mut recv))?;
-    let to = recv.ready()?;
+    let to = recv.ready("fulmar recv")?;
     let mut send = Command::new(task.binary);
+    send.env("XDG_CONFIG_HOME", task.place.dir());
     send.arg("send").arg(task.source).arg(to.to_string());
     send.args([privacy, "--quiet"]);
     let start = Instant::now();
@@ -225,6 +221,33 @@ fn scp(task: &Task<'_>, congestion: &str) -> anyhow::Result<Moved> {
     }
 }
 
+/// Where `quinn-peer` is: beside this program, where its build puts it, or where programs are.
+fn quinn_peer(binary: &Path) -> anyhow::Result<PathBuf> {
+    let beside = binary.with_file_name(QUINN);
+    if beside.is_file() {
+        return Ok(beside);
+    }
+    program(QUINN).context("see the section on bad links in docs/benchmarks.md")
+}
+
+/// `quinn-peer` at both ends; the receiver writes in order.
+fn quinn(task: &Task<'_>, controller: &str) -> anyhow::Result<Moved> {
+    let peer = quinn_peer(task.binary)?;
+    let certificate = task.target.join("certificate");
+    let mut recv = Command::new(&peer);
+    recv.args(["recv", controller, &format!("{FAR}:0")]);
+    recv.arg(&certificate).arg(task.target.join("source"));
+    let mut recv = task
+        .road
+        .far()
+        .enter(|| Running::spawn(recv.stdout(Stdio::piped())))?;
+    let to = recv.ready(QUINN)?;
+    let mut send = Command::new(&peer);
+    send.args(["send", controller, &to.to_string()]);
+    send.arg(&certificate).arg(task.source);
+    pair(task, QUINN, recv, &mut send)
+}
+
 /// The receiver writes what it gets and ends with the sender.
 fn srt(task: &Task<'_>) -> anyhow::Result<Moved> {
     let port = task.road.far().enter(|| {
@@ -237,7 +260,7 @@ fn srt(task: &Task<'_>) -> anyhow::Result<Moved> {
         .arg(format!("srt://{FAR}:{port}?mode=listener&{SRT_OPTIONS}"))
         .arg(arrives);
     recv.stdout(Stdio::null());
-    let mut recv = task.road.far().enter(|| Running::spawn(&mut recv))?;
+    let recv = task.road.far().enter(|| Running::spawn(&mut recv))?;
     let deadline = Instant::now() + SRT_START;
     // There is nothing to ask a UDP listener; its port is taken when it listens.
     while task
@@ -257,15 +280,26 @@ fn srt(task: &Task<'_>) -> anyhow::Result<Moved> {
             "srt://{FAR}:{port}?mode=caller&conntimeo={SRT_PATIENCE_MS}&{SRT_OPTIONS}"
         ));
     send.stdout(Stdio::null());
+    pair(task, SRT, recv, &mut send)
+}
+
+/// Runs the sender of a pair whose receiver runs, writes in order and ends when it has everything. What the receiver
+/// does once everything is written is not on the clock.
+fn pair(
+    task: &Task<'_>,
+    name: &str,
+    mut recv: Running,
+    send: &mut Command,
+) -> anyhow::Result<Moved> {
     let start = Instant::now();
     let deadline = start + task.limit;
-    let mut send = task.road.near().enter(|| Running::spawn(&mut send))?;
+    let mut send = task.road.near().enter(|| Running::spawn(send))?;
     let whole =
-        send.finish_by(deadline, SRT, task.stop)? && recv.finish_by(deadline, SRT, task.stop)?;
+        send.finish_by(deadline, name, task.stop)? && recv.finish_by(deadline, name, task.stop)?;
     let moved = if whole {
         Moved::all(task, start.elapsed())
     } else {
-        recv.finish_by(Instant::now(), SRT, task.stop)?;
+        recv.finish_by(Instant::now(), name, task.stop)?;
         Moved::so_far(task)
     };
     Ok(Moved {
@@ -274,6 +308,8 @@ fn srt(task: &Task<'_>) -> anyhow::Result<Moved> {
     })
 }
 
+/// Of `fulmar/benches/quinn-peer`.
+const QUINN: &str = "quinn-peer";
 const SRT: &str = "srt-file-transmit";
 /// Buffers and window, in bytes and packets, for what is on its way over the longest link at the highest rate twice.
 const SRT_OPTIONS: &str = "transtype=file&fc=60000&sndbuf=80000000&rcvbuf=80000000";

@@ -216,7 +216,12 @@ fn ask(socket: &UdpSocket, count: u16) -> anyhow::Result<(Option<Duration>, u16)
                 let rtt = sent.get(number).map(Instant::elapsed);
                 shortest = [shortest, rtt].into_iter().flatten().min();
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            // A call with a time limit is not taken up again after an interruption.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) => {}
             Err(error) => return Err(error.into()),
         }
     }

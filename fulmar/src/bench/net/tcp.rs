@@ -78,7 +78,7 @@ pub(super) fn carry(task: &Task<'_>, congestion: &str) -> anyhow::Result<Moved> 
 
 /// What two threads and whoever waits for them know of a transfer.
 #[derive(Debug, Default)]
-pub(super) struct Meter {
+struct Meter {
     bytes: AtomicU64,
     whole: AtomicBool,
     over: AtomicBool,
@@ -86,17 +86,17 @@ pub(super) struct Meter {
 
 impl Meter {
     /// The receiver has written so many more bytes.
-    pub(super) fn add(&self, bytes: usize) {
+    fn add(&self, bytes: usize) {
         self.bytes.fetch_add(bytes as u64, Relaxed);
     }
 
     /// The receiver has written everything.
-    pub(super) fn finish(&self) {
+    fn finish(&self) {
         self.whole.store(true, Relaxed);
     }
 
     /// Whether there is no more time.
-    pub(super) fn is_over(&self) -> bool {
+    fn is_over(&self) -> bool {
         self.over.load(Relaxed)
     }
 
@@ -110,7 +110,7 @@ impl Meter {
     /// # Panics
     ///
     /// If one of them does, with its panic.
-    pub(super) fn follow(
+    fn follow(
         &self,
         task: &Task<'_>,
         receive: impl FnOnce(&Self) -> anyhow::Result<()> + Send,
@@ -118,8 +118,8 @@ impl Meter {
     ) -> anyhow::Result<Moved> {
         let start = Instant::now();
         thread::scope(|scope| {
-            let receiving = scope.spawn(|| timed(receive(self)));
-            let sending = scope.spawn(|| timed(send(self)));
+            let receiving = scope.spawn(|| self.timed(receive(self)));
+            let sending = scope.spawn(|| self.timed(send(self)));
             while !self.whole.load(Relaxed)
                 && !task.stop.load(Relaxed)
                 && !receiving.is_finished()
@@ -145,13 +145,16 @@ impl Meter {
             })
         })
     }
-}
 
-/// Processor time of this thread, which has done nothing but this.
-fn timed(done: anyhow::Result<()>) -> anyhow::Result<Duration> {
-    done?;
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Ok(Duration::try_from(time)?)
+    /// Processor time of this thread, which has done nothing but this. What breaks when the time is over was broken by
+    /// the other end's giving up.
+    fn timed(&self, done: anyhow::Result<()>) -> anyhow::Result<Duration> {
+        if !self.is_over() {
+            done?;
+        }
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        Ok(Duration::try_from(time)?)
+    }
 }
 
 fn receive(listener: &TcpListener, mut file: File, meter: &Meter) -> anyhow::Result<()> {
