@@ -838,7 +838,7 @@ fn a_rebound_nat_is_followed_as_far_as_it_can_be_proved() {
                     };
                     let config = (config.clone(), config);
                     let link = link(20, 40, 0.01);
-                    let mut pair = Pair::fulmars(seed(1), config, link.clone(), 4_000_000);
+                    let mut pair = Pair::fulmars(seed(1), config, link.clone(), 4_200_000);
                     let id = if sender_side { pair.up } else { pair.down };
                     let rebinds = vec![at * MS];
                     pair.net

@@ -821,12 +821,15 @@ impl Lone {
                         tag,
                         reason: Reason::HASH_MISMATCH,
                     }),
-                    Event::Asked { tag, .. } => Some(Command::Abort {
-                        tag,
-                        reason: Reason::NOT_FOUND,
-                    }),
+                    Event::Asked { tag, .. } | Event::ListAsked { tag, .. } => {
+                        Some(Command::Abort {
+                            tag,
+                            reason: Reason::NOT_FOUND,
+                        })
+                    }
                     Event::Connected { .. }
                     | Event::Want { .. }
+                    | Event::Listing { .. }
                     | Event::Progress { .. }
                     | Event::Finished { .. }
                     | Event::Closed { .. } => None,

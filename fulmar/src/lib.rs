@@ -7,4 +7,5 @@ pub mod demo;
 pub mod driver;
 pub mod file;
 pub mod identity;
+pub mod observe;
 pub mod transfer;

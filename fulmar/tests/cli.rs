@@ -2,6 +2,8 @@
 //! to what the binary has.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,6 +15,8 @@ use std::time::{Duration, Instant};
 use fulmar_proto::sim::Rng;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+use common::fulmar;
 
 #[test]
 fn help_and_version_are_no_errors() {
@@ -26,7 +30,7 @@ fn help_and_version_are_no_errors() {
         "demo -h",
         "bench -h",
     ] {
-        let output = fulmar(line);
+        let output = says(line);
         assert_eq!(output.status.code(), Some(0), "{line}");
         assert!(
             !output.stdout.is_empty() && output.stderr.is_empty(),
@@ -58,7 +62,7 @@ fn bad_usage_is_one_sentence_and_exit_2() {
         ("bench --runs 0", "1..=1000"),
         ("bench --size 0", "--size"),
     ] {
-        let output = fulmar(line);
+        let output = says(line);
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{line}: {said}");
         assert!(
@@ -78,7 +82,7 @@ fn a_file_arrives_and_both_ends_say_the_same() {
         let into = place.path().join("in");
         fs::create_dir(&into).unwrap();
         let mut receiver = Receiver::start(&into, &["--once"]);
-        let sent = run(Command::new(BINARY)
+        let sent = run(fulmar()
             .arg("send")
             .arg(&source)
             .arg(&receiver.address)
@@ -115,7 +119,7 @@ fn several_files_in_one_go() {
     let into = place.path().join("in");
     fs::create_dir(&into).unwrap();
     let mut receiver = Receiver::start(&into, &[]);
-    let sent = run(Command::new(BINARY)
+    let sent = run(fulmar()
         .arg("send")
         .args(&files)
         .arg(&receiver.address)
@@ -144,7 +148,7 @@ fn an_existing_file_is_refused_and_kept() {
     fs::create_dir(&into).unwrap();
     fs::write(into.join("taken"), "was here first").unwrap();
     let mut receiver = Receiver::start(&into, &[]);
-    let sent = run(Command::new(BINARY)
+    let sent = run(fulmar()
         .arg("send")
         .arg(&source)
         .arg(&receiver.address)
@@ -191,7 +195,7 @@ fn what_cannot_be_sent_or_stored_is_said_in_three_lines() {
             1,
         ),
     ] {
-        let output = run(Command::new(BINARY).args(&command));
+        let output = run(fulmar().args(&command));
         assert_eq!(
             output.status.code(),
             Some(code),
@@ -208,7 +212,7 @@ fn nobody_there_is_exit_3() {
     let source = random_file(place.path(), "f", 10);
     let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let to = nobody.local_addr().unwrap().to_string();
-    let output = run(Command::new(BINARY)
+    let output = run(fulmar()
         .arg("send")
         .arg(&source)
         .arg(&to)
@@ -226,7 +230,7 @@ fn a_signal_in_mid_transfer_leaves_nothing_behind() {
     let into = place.path().join("in");
     fs::create_dir(&into).unwrap();
     let mut receiver = Receiver::start(&into, &["--once"]);
-    let mut send = Command::new(BINARY);
+    let mut send = fulmar();
     send.arg("send")
         .arg(&source)
         .arg(&receiver.address)
@@ -250,7 +254,7 @@ fn a_signal_in_mid_transfer_leaves_nothing_behind() {
 #[test]
 fn the_demo_needs_nothing() {
     for line in ["demo --json", "demo --json --plain --link lan"] {
-        let output = fulmar(line);
+        let output = says(line);
         assert_eq!(
             output.status.code(),
             Some(0),
@@ -270,10 +274,7 @@ fn the_demo_needs_nothing() {
 fn the_demo_tells_people_how_each_figure_came_about() {
     let place = tempfile::tempdir().unwrap();
     let file = random_file(place.path(), "a\x1b[31mred", 200_000);
-    let output = run(Command::new(BINARY)
-        .arg("demo")
-        .arg(&file)
-        .args(["--rtt", "20ms"]));
+    let output = run(fulmar().arg("demo").arg(&file).args(["--rtt", "20ms"]));
     let said = text(&output.stdout) + &text(&output.stderr);
     assert_eq!(
         output.status.code(),
@@ -283,10 +284,7 @@ fn the_demo_tells_people_how_each_figure_came_about() {
     assert!(!said.contains('\x1b'), "{said:?}");
 
     let file = random_file(place.path(), "plain name", 200_000);
-    let output = run(Command::new(BINARY)
-        .arg("demo")
-        .arg(&file)
-        .args(["--rtt", "20ms"]));
+    let output = run(fulmar().arg("demo").arg(&file).args(["--rtt", "20ms"]));
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     for needle in [
@@ -305,7 +303,7 @@ fn the_demo_tells_people_how_each_figure_came_about() {
 fn the_same_seed_simulates_the_same_run() {
     let line = "sim hpudp --link awful --size 2MiB --json";
     let run = |seed: u32| {
-        let output = fulmar(&format!("{line} --seed {seed}"));
+        let output = says(&format!("{line} --seed {seed}"));
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
         last_event(&events(&output.stdout), "simulated")
     };
@@ -318,7 +316,7 @@ fn the_same_seed_simulates_the_same_run() {
 #[test]
 fn a_dead_link_fails_in_virtual_time() {
     let start = Instant::now();
-    let output = fulmar("sim hpudp --loss 100% --size 1MiB");
+    let output = says("sim hpudp --loss 100% --size 1MiB");
     assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("not received"));
     assert!(start.elapsed() < LIMIT);
@@ -326,7 +324,7 @@ fn a_dead_link_fails_in_virtual_time() {
 
 #[test]
 fn a_reader_that_leaves_does_no_harm() {
-    let mut child = Command::new(BINARY)
+    let mut child = fulmar()
         .args(["sim", "hpudp", "--size", "1MiB"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -346,7 +344,7 @@ fn a_reader_that_leaves_does_no_harm() {
 
 #[test]
 fn the_bench_measures_who_is_there() {
-    let output = fulmar("bench --size 2MiB --runs 1 --json");
+    let output = says("bench --size 2MiB --runs 1 --json");
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{said}");
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -372,6 +370,7 @@ fn documents_keep_to_what_the_binary_has() {
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "docs/benchmarks.md",
+        "docs/errors.md",
     ] {
         let text = fs::read_to_string(root().join(document)).unwrap();
         for command in commands_in(&text) {
@@ -384,7 +383,7 @@ fn documents_keep_to_what_the_binary_has() {
                 .take_while(is_name)
                 .copied()
                 .collect();
-            let help = run(Command::new(BINARY).args(&verb).arg("--help"));
+            let help = run(fulmar().args(&verb).arg("--help"));
             assert_eq!(
                 help.status.code(),
                 Some(0),
@@ -444,7 +443,7 @@ struct Receiver {
 
 impl Receiver {
     fn start(into: &Path, options: &[&str]) -> Self {
-        let mut command = Command::new(BINARY);
+        let mut command = fulmar();
         command
             .arg("recv")
             .arg(into)
@@ -528,8 +527,8 @@ impl Drop for Running {
     }
 }
 
-fn fulmar(line: &str) -> Output {
-    run(Command::new(BINARY).args(line.split_whitespace()))
+fn says(line: &str) -> Output {
+    run(fulmar().args(line.split_whitespace()))
 }
 
 fn run(command: &mut Command) -> Output {

@@ -17,8 +17,8 @@ use std::time::Duration;
 use fulmar_proto::sim::Rng;
 
 use common::{
-    BINARY, End, Ended, Mount, Receiver, inbox, is_partial, names_in, random_file, same, send,
-    skip, wait_for_partial,
+    BINARY, End, Ended, Mount, Receiver, config_home, fulmar, inbox, is_partial, names_in,
+    random_file, same, send, skip, wait_for_partial,
 };
 
 #[test]
@@ -195,7 +195,7 @@ fn a_directory_that_cannot_be_written_is_said_at_the_start() {
         fs::set_permissions(place.path(), Permissions::from_mode(0o555)).unwrap();
         ("Permission denied", None)
     };
-    let mut command = Command::new(BINARY);
+    let mut command = fulmar();
     command
         .arg("recv")
         .arg(place.path())
@@ -306,6 +306,7 @@ fn strace(place: &Path, fault: &str) -> Option<Command> {
     let tracer = || {
         let mut command = Command::new("strace");
         // As the grandchild, so that the child is who it would be.
+        command.env("XDG_CONFIG_HOME", config_home());
         command.args(["-D", "-f", "-qq", "-e", "trace=fsync", "-o"]);
         command
             .arg(place.join("trace"))

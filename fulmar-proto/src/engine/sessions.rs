@@ -82,6 +82,11 @@ impl<Id: Copy + Ord, S> Sessions<Id, S> {
         self.entries.iter().map(|(&id, session)| (id, session))
     }
 
+    /// The sessions from this name on, in the order of their names.
+    pub fn range_from(&self, id: Id) -> impl Iterator<Item = (Id, &S)> {
+        self.entries.range(id..).map(|(&id, session)| (id, session))
+    }
+
     /// All sessions, in the order of their names.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (Id, &mut S)> {
         self.entries.iter_mut().map(|(&id, session)| (id, session))
@@ -131,6 +136,7 @@ mod tests {
             .iter_mut()
             .for_each(|(_, session)| session.make_ascii_uppercase());
         assert_eq!(sessions.iter().collect::<Vec<_>>(), [(3, &'C'), (9, &'D')]);
+        assert_eq!(sessions.range_from(4).collect::<Vec<_>>(), [(9, &'D')]);
         assert_eq!(
             (sessions.len(), sessions.is_empty(), sessions.contains(7)),
             (2, false, false)

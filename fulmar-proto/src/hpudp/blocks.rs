@@ -157,6 +157,10 @@ impl Blocks {
         let near = self.slots.len() as u64;
         for block in first..end.min(self.front + near) {
             let at = (block - self.front) as usize;
+            // What of it had come is counted already, or never came.
+            if !self.had.contains(block) {
+                self.bytes_in -= self.present(at, block);
+            }
             match std::mem::replace(&mut self.slots[at], Slot::Done) {
                 Slot::Open(open) => release(open.decoder, pool),
                 Slot::Untouched | Slot::Spilled { .. } | Slot::Done => {}
@@ -164,6 +168,24 @@ impl Blocks {
         }
         self.had.insert(first..end);
         self.settle();
+    }
+
+    /// Bytes of a block that have come.
+    fn present(&self, at: usize, block: u64) -> u64 {
+        let base = block * BLOCK;
+        let chunks = 0..k(self.total, block);
+        let len = |i: u64| self.chunk_len(base + i) as u64;
+        match &self.slots[at] {
+            Slot::Untouched => 0,
+            Slot::Open(open) => chunks
+                .filter(|i| open.decoder.has(*i as u16))
+                .map(len)
+                .sum(),
+            Slot::Spilled { present, .. } => {
+                chunks.filter(|i| present & (1 << i) != 0).map(len).sum()
+            }
+            Slot::Done => chunks.map(len).sum(),
+        }
     }
 
     /// The first ranges of blocks ahead that were there before the session, as first block and count.
@@ -333,9 +355,12 @@ impl Blocks {
                 Slot::Open(open) => {
                     if closed || now.saturating_duration_since(open.touched) >= quiet {
                         self.losses.count(open, k(self.total, block));
+                        // Parity that is here makes up for as many chunks, whichever they are.
+                        let need = open.decoder.missing_count() - open.decoder.parity_held();
                         out.extend(
                             open.decoder
                                 .missing()
+                                .take(need)
                                 .map(|i| base + u64::from(i))
                                 .filter(want)
                                 .take(room),

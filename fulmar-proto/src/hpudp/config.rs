@@ -45,6 +45,8 @@ pub enum Control {
     Delivery,
     /// The published rules, clause by clause (8).
     Hpudp,
+    /// Takes what other traffic leaves, and gives way to any.
+    Low,
     /// A constant rate, whatever happens.
     Fixed,
 }

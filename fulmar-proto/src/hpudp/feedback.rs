@@ -52,9 +52,7 @@ impl Marks {
     /// A stamp for a packet that leaves now: odd, and higher than any before. A packet sent again under its old
     /// stamp takes one too, which nobody will ever echo.
     pub(super) fn issue(&mut self, now: Instant) -> u64 {
-        let elapsed =
-            u64::try_from(now.duration_since(self.started).as_nanos()).unwrap_or(u64::MAX >> 2);
-        self.last = ((self.base + elapsed) | 1).max((self.last + 1) | 1);
+        self.last = (self.stamp_at(now) | 1).max((self.last + 1) | 1);
         self.sent += 1;
         if self.queue.len() as u64 >= 4 * WINDOW {
             self.queue.pop_front();
@@ -99,6 +97,12 @@ impl Marks {
         self.started + Duration::from_nanos(stamp.saturating_sub(self.base))
     }
 
+    /// The stamp of a packet that leaves at an instant.
+    pub(super) fn stamp_at(&self, at: Instant) -> u64 {
+        let elapsed = at.saturating_duration_since(self.started).as_nanos();
+        self.base + u64::try_from(elapsed).unwrap_or(u64::MAX >> 2)
+    }
+
     /// Takes an echo higher than any before: packets sent, and time passed at this side, since the last one,
     /// and whether it measures the round trip.
     fn ack(&mut self, stamp: u64) -> Option<(u64, Duration, bool)> {
@@ -122,8 +126,7 @@ impl Marks {
     /// Packets sent after the last one known to have arrived, leaving out those older than `patience`: a packet
     /// that is lost does not stay in flight for ever.
     pub(super) fn in_flight(&self, now: Instant, patience: Duration) -> u64 {
-        let age = now.duration_since(self.started).saturating_sub(patience);
-        let horizon = self.base + u64::try_from(age.as_nanos()).unwrap_or(u64::MAX >> 2);
+        let horizon = now.checked_sub(patience).map_or(0, |at| self.stamp_at(at));
         let gone = self.queue.partition_point(|mark| mark.stamp <= horizon);
         let settled = gone
             .checked_sub(1)

@@ -175,7 +175,9 @@ pub(super) fn nonce(header: &Header) -> Nonce {
         | Kind::PullReq
         | Kind::PushReq
         | Kind::PushAccept
-        | Kind::SessionAccept => header.seq,
+        | Kind::SessionAccept
+        | Kind::ListReq
+        | Kind::ListRes => header.seq,
     };
     let mut bytes = [0; 12];
     bytes[..4].copy_from_slice(&header.session.to_be_bytes());

@@ -6,7 +6,7 @@
 //!       ▼                 │                            │   ▼
 //!  sender/ ── window of blocks, repairs        receiver/ ── blocks.rs (memory, FEC)
 //!   │  ├ feedback.rs  what left, what came             │
-//!   │  ├ rate.rs      how fast                         │ heartbeat: delivered, loss, missing
+//!   │  ├ rate/        how fast                         │ heartbeat: delivered, loss, missing
 //!   │  └ parity.rs    how much parity                  │
 //!   ▼                                                  ▼
 //!  endpoint.rs ── sessions by (peer, SessionID) ── packet.rs ── bytes
@@ -23,6 +23,7 @@ mod keys;
 mod packet;
 mod parity;
 mod pull;
+mod ranges;
 mod rate;
 mod receiver;
 mod sender;
@@ -156,6 +157,25 @@ pub enum Command {
         /// What to fetch, and where.
         wish: Wish,
     },
+    /// Ask a daemon what it has. [`Event::Listing`] answers.
+    List {
+        /// The application's name for the request.
+        tag: Tag,
+        /// The daemon.
+        to: SocketAddr,
+        /// The first entry wanted, from 0: a list longer than a packet comes in pages.
+        first: u64,
+    },
+    /// Tells a peer what there is. Answers [`Event::ListAsked`].
+    Listing {
+        /// Session.
+        tag: Tag,
+        /// Entries in the whole list.
+        total: u64,
+        /// A line `name`, tab, `size`, newline for each entry from the first asked for on, as many as at hand: those
+        /// that fit in a packet, at most 1368 bytes, leave.
+        text: Vec<u8>,
+    },
     /// Grants what a peer asked for. Answers [`Event::Asked`].
     Serve {
         /// Session.
@@ -246,6 +266,26 @@ pub enum Event {
         encrypted: bool,
         /// Whether a bundle is welcome.
         bundle: bool,
+    },
+    /// A page of what a daemon has; [`Event::Closed`] follows.
+    Listing {
+        /// The request.
+        tag: Tag,
+        /// Index of the first entry.
+        first: u64,
+        /// Entries in the whole list; 0 when the daemon does not say.
+        total: u64,
+        /// Lines of name, tab and size, as the daemon wrote them; hostile until checked.
+        text: Vec<u8>,
+    },
+    /// Daemon: a peer asks what there is. Answer with [`Command::Listing`] or [`Command::Abort`].
+    ListAsked {
+        /// Session, named by the endpoint.
+        tag: Tag,
+        /// Who asks, by an address that has proved nothing.
+        from: SocketAddr,
+        /// The first entry wanted.
+        first: u64,
     },
     /// Sender: supply these bytes. Asked in file order, a whole block at a time.
     Want {
@@ -401,6 +441,8 @@ impl Reason {
     pub const STORAGE: Self = Self(0xf1);
     /// The receiver accepts encrypted sessions only (ours).
     pub const NEEDS_ENCRYPTION: Self = Self(0xf2);
+    /// The daemon gives files and takes none, or takes them and gives none (ours).
+    pub const FORBIDDEN: Self = Self(0xf3);
 
     /// Every reason that has a name, with that name as metrics write it.
     pub const NAMED: [(Self, &'static str); 10] = [
@@ -430,6 +472,7 @@ impl std::fmt::Display for Reason {
             Self::INVALID => f.write_str("the peer found the size or the name invalid"),
             Self::STORAGE => f.write_str("the receiver cannot store the file"),
             Self::NEEDS_ENCRYPTION => f.write_str("the receiver accepts encrypted transfers only"),
+            Self::FORBIDDEN => f.write_str("the peer does not allow that"),
             Self(code) => write!(f, "unknown reason 0x{code:02x}"),
         }
     }

@@ -3,10 +3,13 @@
 //! Parsers are total: any byte string gives a value or `None`. All integers are big-endian and unaligned. This
 //! module does *not* know sessions; whether a well-formed packet makes sense is for its receiver to say.
 
+use std::ops::Range;
+
 use super::config::{DATAGRAM_MAX, HEADER, Layout, NACKS, TAG};
 use super::keys::{SIGNATURE, Signer};
+use super::ranges::{self, TLV_RANGES};
 
-/// The packet types of v5.0 (2.3). Later versions' types are unknown here and dropped.
+/// The packet types of v5.0 (2.3), and the list of v5.2 (18.6). Other types are unknown here and dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     SessionReq = 0x00,
@@ -20,6 +23,8 @@ pub(super) enum Kind {
     PushReq = 0x08,
     PushAccept = 0x09,
     SessionAccept = 0x0a,
+    ListReq = 0x0d,
+    ListRes = 0x0e,
 }
 
 impl Kind {
@@ -36,6 +41,8 @@ impl Kind {
             0x08 => Self::PushReq,
             0x09 => Self::PushAccept,
             0x0a => Self::SessionAccept,
+            0x0d => Self::ListReq,
+            0x0e => Self::ListRes,
             _ => return None,
         })
     }
@@ -143,8 +150,9 @@ pub(super) struct SessionReq {
 }
 
 impl SessionReq {
-    /// The whole datagram, name terminator not counted unless `nul_counted` (3.1), extension block beyond it.
-    pub(super) fn encode(&self, session: u32) -> Vec<u8> {
+    /// The whole datagram, name terminator not counted unless `nul_counted` (3.1), extension block beyond it, signed by
+    /// `signer` when the session has keys already (18.7.4).
+    pub(super) fn encode(&self, session: u32, signer: Option<&mut Signer>) -> Vec<u8> {
         let key = self.key.map_or(0, |key| key.len());
         let len = 20 + key + self.name.len() + usize::from(self.nul_counted);
         let flags = if self.key.is_some() { flag::SEALED } else { 0 };
@@ -158,7 +166,7 @@ impl SessionReq {
         out.extend_from_slice(&self.name);
         out.push(0);
         if let Some(extension) = &self.extension {
-            extension.encode(&mut out, None);
+            extension.encode(&mut out, signer);
         }
         out
     }
@@ -181,7 +189,7 @@ impl SessionReq {
             payload = rest;
         }
         let (name, nul_counted, beyond) = name_and_rest(payload, beyond);
-        let extension = Extension::unsigned(datagram, beyond.len());
+        let extension = Extension::parse(datagram, beyond.len());
         if extension.is_none() && !beyond.is_empty() {
             return None;
         }
@@ -194,6 +202,13 @@ impl SessionReq {
             nul_counted,
             extension,
         })
+    }
+}
+
+impl SessionReq {
+    /// Whether it bears a signature, right or wrong.
+    pub(super) fn is_signed(&self) -> bool {
+        self.extension.as_ref().is_some_and(|it| it.signed)
     }
 }
 
@@ -337,6 +352,66 @@ impl PushAccept {
     }
 }
 
+/// LIST_REQ (18.6): no payload; the first entry wanted stands in SequenceNum, where v5.2 has 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ListReq {
+    pub(super) first: u64,
+}
+
+impl ListReq {
+    /// Padded with zeros to `pad` bytes, which pay for the answer.
+    pub(super) fn encode(&self, session: u32, pad: usize) -> Vec<u8> {
+        let header = Header {
+            seq: self.first,
+            ..Header::control(Kind::ListReq, session, 0, 0)
+        };
+        let mut out = header.encode().to_vec();
+        out.resize(pad.max(HEADER), 0);
+        out
+    }
+
+    pub(super) fn parse(header: &Header, datagram: &[u8]) -> Option<Self> {
+        let empty = header.len == 0 && header.block == 0 && header.stamp == 0;
+        trailer(datagram, datagram.get(HEADER..)?)?;
+        empty.then_some(Self { first: header.seq })
+    }
+}
+
+/// LIST_RES (18.6): lines of name, tab, size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ListRes {
+    /// Index of the first line, in SequenceNum.
+    pub(super) first: u64,
+    /// How many there are, in BlockGroup; 0 from v5.2, which does not say.
+    pub(super) total: u64,
+    pub(super) text: Vec<u8>,
+}
+
+impl ListRes {
+    /// `text` is at most 1368 bytes.
+    pub(super) fn encode(&self, session: u32) -> Vec<u8> {
+        let header = Header {
+            seq: self.first,
+            block: self.total,
+            ..Header::control(Kind::ListRes, session, self.text.len(), 0)
+        };
+        let mut out = header.encode().to_vec();
+        out.extend_from_slice(&self.text);
+        out
+    }
+
+    pub(super) fn parse(header: &Header, datagram: &[u8]) -> Option<Self> {
+        let rest = datagram.get(HEADER..)?;
+        let (text, beyond) = rest.split_at_checked(usize::from(header.len))?;
+        trailer(datagram, beyond)?;
+        (header.stamp == 0).then(|| Self {
+            first: header.seq,
+            total: header.block,
+            text: text.to_vec(),
+        })
+    }
+}
+
 /// Payload of a request or answer and what lies beyond it; none has a sequence, a block or a stamp.
 fn bare<'a>(header: &Header, datagram: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
     if header.seq != 0 || header.block != 0 || header.stamp != 0 {
@@ -384,6 +459,8 @@ pub(super) struct Heartbeat {
     pub(super) contiguous: u64,
     pub(super) nacks: Vec<u64>,
     pub(super) extension: Option<Extension>,
+    /// Missing chunks in runs, in the extension block (18.5.4); they take the place of `nacks`.
+    pub(super) runs: Vec<Range<u64>>,
 }
 
 const FIXED: usize = 36;
@@ -425,7 +502,7 @@ impl Heartbeat {
             out.extend_from_slice(&seq.to_be_bytes());
         }
         if let Some(extension) = &self.extension {
-            extension.encode(out, signer);
+            extension.write(&self.runs, out, signer);
         }
     }
 
@@ -448,6 +525,11 @@ impl Heartbeat {
             return None;
         }
         let (nacks, _) = list.as_chunks::<8>();
+        let mut runs = Vec::new();
+        let extension = Extension::read(datagram, beyond.len(), &mut runs);
+        if extension.is_none() {
+            runs.clear();
+        }
         Some(Self {
             delivery: u32::from_be_bytes([fixed[0], fixed[1], fixed[2], fixed[3]]),
             flush: u32::from_be_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]),
@@ -456,7 +538,8 @@ impl Heartbeat {
             dispersion,
             contiguous,
             nacks: nacks.iter().map(|seq| u64::from_be_bytes(*seq)).collect(),
-            extension: Extension::parse(datagram, beyond.len()),
+            extension,
+            runs,
         })
     }
 }
@@ -489,8 +572,10 @@ pub(super) mod feature {
     pub(in super::super) const CLOSE_ECHO: u32 = 4;
     /// Keys bound to the whole handshake and the answering side's identity, and signed control packets (18.7).
     pub(in super::super) const KEYS: u32 = 8;
+    /// Heartbeats name missing chunks in runs.
+    pub(in super::super) const RANGES: u32 = 16;
     /// All that this version knows.
-    pub(in super::super) const ALL: u32 = FEEDBACK | EMPTY | CLOSE_ECHO | KEYS;
+    pub(in super::super) const ALL: u32 = FEEDBACK | EMPTY | CLOSE_ECHO | KEYS | RANGES;
 }
 
 /// Exact counts, from which a sender derives delivery rate and loss without guessing.
@@ -521,7 +606,7 @@ const SIGNATURE_FIELD: usize = 2 + SIGNATURE;
 /// Ranges that fit in a field.
 pub(super) const HAD_MAX: usize = 31;
 const TLV_FEEDBACK: u8 = 0x10;
-/// Bytes of the largest block this version writes.
+/// Bytes of the largest block this version writes, ranges and runs not counted.
 pub(super) const EXTENSION_MAX: usize = 6 + 6 + 6 + 34 + SIGNATURE_FIELD;
 
 impl Extension {
@@ -529,6 +614,10 @@ impl Extension {
     /// because nothing else guards a control packet against damage that slips past UDP's checksum.
     /// `signer` proves more, and takes its place.
     pub(super) fn encode(&self, out: &mut Vec<u8>, signer: Option<&mut Signer>) {
+        self.write(&[], out, signer);
+    }
+
+    fn write(&self, runs: &[Range<u64>], out: &mut Vec<u8>, signer: Option<&mut Signer>) {
         let start = out.len();
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&[0, 0]);
@@ -567,6 +656,11 @@ impl Extension {
             Some(_) => (TLV_SIGNATURE, SIGNATURE),
             None => (TLV_SUM, 4),
         };
+        ranges::encode(
+            runs,
+            DATAGRAM_MAX.saturating_sub(out.len() + 2 + value),
+            out,
+        );
         out.extend_from_slice(&[last, value as u8]);
         let len = (out.len() + value - start) as u16;
         out[start + 4..start + 6].copy_from_slice(&len.to_be_bytes());
@@ -579,6 +673,10 @@ impl Extension {
     /// Reads the block in the last `beyond` bytes of a datagram. `None` when there is none, or a damaged one;
     /// unknown fields, and padding behind the block, are skipped.
     pub(super) fn parse(datagram: &[u8], beyond: usize) -> Option<Self> {
+        Self::read(datagram, beyond, &mut Vec::new())
+    }
+
+    fn read(datagram: &[u8], beyond: usize, runs: &mut Vec<Range<u64>>) -> Option<Self> {
         let start = datagram.len().checked_sub(beyond)?;
         let head = datagram.get(start..)?.first_chunk::<6>()?;
         if head[..4] != MAGIC {
@@ -603,6 +701,7 @@ impl Extension {
                         room: u32_of(value.get(28..)?)?,
                     });
                 }
+                (TLV_RANGES, _) => ranges::parse(value, runs)?,
                 (TLV_HOST_KEY, 32) => out.host_key = value.first_chunk().copied(),
                 (TLV_BUNDLE, 0) => out.bundle = true,
                 (TLV_HAD, len) if len % 8 == 0 => {
@@ -685,7 +784,9 @@ pub(super) fn exact<'a>(header: &Header, datagram: &'a [u8]) -> Option<&'a [u8]>
         | Kind::Heartbeat
         | Kind::PullReq
         | Kind::PushReq
-        | Kind::PushAccept => false,
+        | Kind::PushAccept
+        | Kind::ListReq
+        | Kind::ListRes => false,
     };
     let known = beyond.is_empty() || Extension::parse(datagram, beyond.len()).is_some();
     (zero && shape && known).then_some(payload)
@@ -711,8 +812,9 @@ pub fn read_and_write_back(bytes: &[u8]) {
         exact(&header, bytes).is_none_or(|payload| payload.len() <= 32),
         "control packet"
     );
-    if let Some(request) = SessionReq::parse(&header, bytes) {
-        let again = request.encode(header.session);
+    // What is signed is checked by those who have the key; written back it has a checksum.
+    if let Some(request) = SessionReq::parse(&header, bytes).filter(|it| !it.is_signed()) {
+        let again = request.encode(header.session, None);
         // What we leave out is understood as well, what we put in need not fit.
         if let Some((header, _)) = Header::parse(&again) {
             assert_eq!(SessionReq::parse(&header, &again), Some(request));
@@ -739,6 +841,18 @@ pub fn read_and_write_back(bytes: &[u8]) {
         let again = accept.encode(header.session);
         if let Some((header, _)) = Header::parse(&again) {
             assert_eq!(PushAccept::parse(&header, &again), Some(accept));
+        }
+    }
+    if let Some(request) = ListReq::parse(&header, bytes).filter(|_| header.kind == Kind::ListReq) {
+        let again = request.encode(header.session, 0);
+        if let Some((header, _)) = Header::parse(&again) {
+            assert_eq!(ListReq::parse(&header, &again), Some(request));
+        }
+    }
+    if let Some(answer) = ListRes::parse(&header, bytes).filter(|_| header.kind == Kind::ListRes) {
+        let again = answer.encode(header.session);
+        if let Some((header, _)) = Header::parse(&again) {
+            assert_eq!(ListRes::parse(&header, &again), Some(answer));
         }
     }
     for layout in [Layout::Text, Layout::Reference] {
@@ -814,17 +928,17 @@ mod tests {
         let plain = hex(
             "00deadbeef00000000000000000000000000000000001e00000000000000000000000000000f4240b978085cc8e7010e000000007265706f72742e62696e00",
         );
-        assert_eq!(request(None, false).encode(ID), plain);
+        assert_eq!(request(None, false).encode(ID, None), plain);
         let mut counted = plain.clone();
         counted[0x16] = 0x1f;
-        assert_eq!(request(None, true).encode(ID), counted);
+        assert_eq!(request(None, true).encode(ID, None), counted);
         let key = hex("07a37cbc142093c8b755dc1b10e86cb426374ad16aa853ed0bdfc0b2b86d1c7c")
             .try_into()
             .unwrap();
         let sealed = hex(
             "00deadbeef00000000000000000000000000000000003e04000000000000000000000000000f4240b978085cc8e7010e0000000007a37cbc142093c8b755dc1b10e86cb426374ad16aa853ed0bdfc0b2b86d1c7c7265706f72742e62696e00",
         );
-        assert_eq!(request(Some(key), false).encode(ID), sealed);
+        assert_eq!(request(Some(key), false).encode(ID, None), sealed);
         for (bytes, want) in [
             (plain, request(None, false)),
             (counted, request(None, true)),
@@ -846,6 +960,7 @@ mod tests {
             contiguous: 4095,
             nacks: vec![4097, 4100, 4242],
             extension: None,
+            runs: Vec::new(),
         };
         let head = "03deadbeef00000000000000000000000000000000003c000000000000000000";
         let text = "02719c400269fb200096000000003b9aca0000000000009896800000000000000fff0003000000000000100100000000000010040000000000001092";
@@ -965,7 +1080,8 @@ mod tests {
             features: u32, host_key: Option<[u8; 32]>, bundle: bool,
             had in proptest::collection::vec(any::<(u32, u32)>(), 0..=HAD_MAX),
             port: Option<u16>, socket_datagrams: u32, received: u64, at: u64, highest: u64, held: u32, room: u32,
-            nacks in proptest::collection::vec(any::<u64>(), 0..=NACKS), loss in 0u16..=10_000, reference: bool,
+            nacks in prop_oneof![Just(Vec::new()), proptest::collection::vec(any::<u64>(), 0..=NACKS)], loss in 0u16..=10_000, reference: bool,
+            starts in proptest::collection::vec((0u64..1 << 50, 1u64..1 << 40), 0..20),
         ) {
             let feedback = Some(Feedback { received, at, highest, held, room });
             let extension = Some(Extension {
@@ -989,13 +1105,15 @@ mod tests {
             let (header, _) = Header::parse(&bytes).unwrap();
             prop_assert_eq!(PushAccept::parse(&header, &bytes).unwrap(), accept);
             let request = SessionReq { size, hash, rate, key, name: name.into_bytes(), nul_counted, extension: extension.clone() };
-            let bytes = request.encode(7);
+            let bytes = request.encode(7, None);
             let (header, _) = Header::parse(&bytes).unwrap();
             prop_assert_eq!(SessionReq::parse(&header, &bytes).unwrap(), request);
 
             let extension = if nacks.len() > 100 { None } else { extension };
+            let runs = starts.into_iter().map(|(start, len)| start..start + len);
+            let runs = if nacks.is_empty() && extension.is_some() { runs.collect() } else { Vec::new() };
             let beat = Heartbeat {
-                delivery: rate, flush: rate, loss, echo: hash, dispersion: at, contiguous: size, nacks, extension,
+                delivery: rate, flush: rate, loss, echo: hash, dispersion: at, contiguous: size, nacks, extension, runs,
             };
             let layout = if reference { Layout::Reference } else { Layout::Text };
             let mut bytes = Vec::new();

@@ -7,8 +7,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::crypto::{Secret, sha256};
 use crate::engine::{Endpoint as _, Meta, RangeSet};
 use crate::hpudp::{
     Command, Config, Control, DATAGRAM_MAX, Endpoint, Event, Layout, Parity, Reason, Request, Tag,
@@ -69,6 +71,8 @@ struct File {
     received: bool,
     /// It was asked for, and its session may end before it was one.
     asked: bool,
+    /// What the application claims to have had.
+    had: RangeSet,
 }
 
 struct Script<'a> {
@@ -103,8 +107,8 @@ impl Play {
                 self.hear(to, from, &mut bytes);
             }
             7 => {
-                let (size, encrypt) = (script.byte(), script.byte() % 2 == 1);
-                self.send(to, size, encrypt);
+                let (size, terms) = (script.byte(), script.byte());
+                self.send(to, size, terms);
             }
             8 => {
                 let (which, what) = (script.byte(), script.byte());
@@ -149,15 +153,31 @@ impl Play {
             .handle_datagram(self.now, meta, bytes);
     }
 
-    fn send(&mut self, from: usize, size: u8, encrypt: bool) {
+    fn send(&mut self, from: usize, size: u8, terms: u8) {
         let host = &mut self.hosts[from];
         if host.sends == SENDS {
             return;
         }
         host.sends += 1;
         let tag = Tag(host.sends);
+        let (to, name) = (address(1 - from), "play");
+        if size >= LISTS {
+            host.files.insert(tag, File::asked(0));
+            let first = u64::from(terms);
+            let command = Command::List { tag, to, first };
+            return host.endpoint.handle_command(self.now, command);
+        }
         let size = SIZES[usize::from(size) % SIZES.len()];
         host.files.insert(tag, File::new(size));
+        let (encrypt, bundle) = (terms & 1 == 1, terms & 2 == 2);
+        let known = sha256(&identity().public());
+        let trusts = [
+            Trust::Anyone,
+            Trust::AnyKey,
+            Trust::Key(known),
+            Trust::Key([1; 32]),
+        ];
+        let trust = trusts[usize::from(terms >> 2) % trusts.len()];
         // Every way to begin takes its turn: offered, pushed, pulled from the other side.
         let via = [Via::Direct, Via::Push, Via::Pull][(host.sends % 3) as usize];
         let command = match via {
@@ -166,17 +186,19 @@ impl Play {
                 request: Request {
                     encrypt,
                     via,
-                    ..Request::new(address(1 - from), "play", size, 0x5eed)
+                    trust,
+                    bundle,
+                    ..Request::new(to, name, size, 0x5eed)
                 },
             },
             Via::Pull => Command::Pull {
                 tag,
                 wish: Wish {
-                    to: address(1 - from),
-                    name: "play".to_owned(),
+                    to,
+                    name: name.to_owned(),
                     encrypt,
-                    trust: Trust::Anyone,
-                    bundle: false,
+                    trust,
+                    bundle,
                 },
             },
         };
@@ -256,25 +278,39 @@ impl Host {
     }
 
     fn answer(&mut self, event: Event) -> Option<Command> {
+        if let Event::Listing { tag, text, .. } = event {
+            assert!(
+                self.files[&tag].asked && text.len() <= DATAGRAM_MAX,
+                "a list"
+            );
+            return None;
+        }
         if let Event::Offered { tag, size, via, .. } = event {
             let known = self.files.insert(tag, File::new(size));
             assert_eq!(known.is_some(), via == Via::Pull, "{tag:?} offered twice");
             return self.answering.then_some(Command::Accept { tag });
         }
-        if let Event::Asked { tag, .. } = event {
+        if let Event::ListAsked { tag, first, .. } = event {
+            let known = self.files.insert(tag, File::asked(0));
+            assert!(known.is_none(), "{tag:?} asked twice");
+            let lines = (first..200).map(|at| format!("file{at}\t{at}\n"));
+            let text = lines.collect::<String>().into_bytes();
+            return self.answering.then_some(Command::Listing {
+                tag,
+                total: 200,
+                text,
+            });
+        }
+        if let Event::Asked { tag, bundle, .. } = event {
             let size = SIZES[(tag.0 % SIZES.len() as u64) as usize];
             // Who is not granted what it asked for is forgotten without more ado.
-            let file = File {
-                asked: true,
-                ..File::new(size)
-            };
-            let known = self.files.insert(tag, file);
+            let known = self.files.insert(tag, File::asked(size));
             assert!(known.is_none(), "{tag:?} asked twice");
             return self.answering.then_some(Command::Serve {
                 tag,
                 size,
                 hash: 0x5eed,
-                bundle: false,
+                bundle,
             });
         }
         let tag = tag_of(&event);
@@ -312,7 +348,9 @@ impl Host {
                     .then_some(Command::Stored { tag, buffer, len })
             }
             Event::Received { .. } => {
-                let whole = file.handed_up.gaps(0..file.size).next().is_none();
+                let mut there = file.handed_up.clone();
+                file.had.iter().for_each(|range| there.insert(range));
+                let whole = there.gaps(0..file.size).next().is_none();
                 assert!(whole && !file.finished, "received, and not whole");
                 assert!(
                     !std::mem::replace(&mut file.received, true),
@@ -330,10 +368,18 @@ impl Host {
                 self.files.remove(&tag);
                 None
             }
+            Event::Progress { snapshot, .. } => {
+                assert!(
+                    snapshot.done <= file.size.max(snapshot.size),
+                    "more than all"
+                );
+                None
+            }
             Event::Connected { .. }
-            | Event::Progress { .. }
             | Event::Offered { .. }
-            | Event::Asked { .. } => None,
+            | Event::Asked { .. }
+            | Event::Listing { .. }
+            | Event::ListAsked { .. } => None,
         }
     }
 
@@ -342,7 +388,7 @@ impl Host {
         let count = self.files.len().max(1);
         let tag = self.files.keys().nth(usize::from(which) % count).copied();
         let tag = tag.unwrap_or_else(|| Tag(u64::from(which)));
-        let command = match what % 6 {
+        let command = match what % 8 {
             0 => Command::Accept { tag },
             1 => Command::Verified { tag },
             2 => Command::Stored {
@@ -355,6 +401,16 @@ impl Host {
                 offset: u64::from(what) << 10,
                 bytes: vec![what; usize::from(what)],
             },
+            6 | 7 => {
+                // Two ranges of any kind, one of them possibly the end.
+                let at = u64::from(what) * 5_000;
+                let ranges = vec![at / 3..at, at * 2..u64::from(which) << 13];
+                if let Some(file) = self.files.get_mut(&tag) {
+                    let sane = ranges.iter().filter(|range| range.start < range.end);
+                    sane.for_each(|range| file.had.insert(range.clone()));
+                }
+                Command::Have { tag, ranges }
+            }
             _ => Command::Abort {
                 tag,
                 reason: Reason(what),
@@ -372,6 +428,14 @@ impl File {
             finished: false,
             received: false,
             asked: false,
+            had: RangeSet::new(),
+        }
+    }
+
+    fn asked(size: u64) -> Self {
+        Self {
+            asked: true,
+            ..Self::new(size)
         }
     }
 }
@@ -436,8 +500,14 @@ fn config(bits: u8) -> Config {
         unstored_memory: if on(5) { 300_000 } else { 12 << 20 },
         sessions: if on(6) { 1 } else { 64 },
         require_encryption: on(7),
+        host_key: (!on(3)).then(|| Arc::new(identity())),
         ..Config::default()
     }
+}
+
+/// Whoever has an identity has this one.
+fn identity() -> Secret {
+    Secret::from_bytes([0x1d; 32])
 }
 
 fn address(host: usize) -> SocketAddr {
@@ -460,6 +530,8 @@ fn tag_of(event: &Event) -> Tag {
         | Event::Chunk { tag, .. }
         | Event::Received { tag, .. }
         | Event::Asked { tag, .. }
+        | Event::Listing { tag, .. }
+        | Event::ListAsked { tag, .. }
         | Event::Progress { tag, .. }
         | Event::Finished { tag, .. }
         | Event::Closed { tag } => *tag,
@@ -468,6 +540,8 @@ fn tag_of(event: &Event) -> Tag {
 
 /// Sizes of files: the edges, and one of several blocks.
 const SIZES: [u64; 8] = [0, 1, 1352, 1368, 1369, 136_801, 300_000, 700_000];
+/// From here on a size is none: the list is asked for.
+const LISTS: u8 = 224;
 /// Files a host sends at most.
 const SENDS: u64 = 8;
 /// Scenes of a play, and the virtual time it may take.

@@ -15,7 +15,7 @@ use super::net::{Net, NodeId};
 use super::rng::Rng;
 use crate::engine::RangeSet;
 use crate::hpudp::{
-    Command, Config, Endpoint, Event, Failure, Request, Snapshot, Tag, Trust, Via, Wish,
+    Command, Config, Endpoint, Event, Failure, Reason, Request, Snapshot, Tag, Trust, Via, Wish,
 };
 
 /// One file over one path.
@@ -404,7 +404,11 @@ impl World {
                 flow.identity = flow.identity.or(identity);
                 None
             }
-            Event::Closed { .. } => None,
+            Event::ListAsked { tag, .. } => Some(Command::Abort {
+                tag,
+                reason: Reason::NOT_FOUND,
+            }),
+            Event::Listing { .. } | Event::Closed { .. } => None,
         }
     }
 

@@ -223,13 +223,16 @@ impl Apps {
                     reason: Reason::NOT_FOUND,
                 });
             }
-            Event::Asked { tag, .. } => {
+            Event::Asked { tag, .. } | Event::ListAsked { tag, .. } => {
                 return Some(Command::Abort {
                     tag,
                     reason: Reason::NOT_FOUND,
                 });
             }
-            Event::Closed { .. } | Event::Chunk { .. } | Event::Received { .. } => {}
+            Event::Closed { .. }
+            | Event::Chunk { .. }
+            | Event::Listing { .. }
+            | Event::Received { .. } => {}
         }
         None
     }
@@ -302,7 +305,7 @@ impl Apps {
             Event::Closed { tag } => {
                 self.claims.remove(&tag);
             }
-            Event::Asked { tag, .. } => {
+            Event::Asked { tag, .. } | Event::ListAsked { tag, .. } => {
                 return Some(Command::Abort {
                     tag,
                     reason: Reason::NOT_FOUND,
@@ -311,6 +314,7 @@ impl Apps {
             Event::Progress { .. }
             | Event::Finished { .. }
             | Event::Want { .. }
+            | Event::Listing { .. }
             | Event::Connected { .. } => {}
         }
         None

@@ -4,6 +4,7 @@
 //! it. Every received file is compared by hash; a copy that differs is a failure, not a time. It does *not* measure a
 //! network: loopback has no wire, so this is what the processors allow.
 
+pub(crate) mod net;
 mod peers;
 mod process;
 mod table;

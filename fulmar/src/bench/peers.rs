@@ -79,7 +79,7 @@ pub(super) fn all(binary: &Path, place: &Place) -> Vec<Entry> {
         (
             "scp",
             "aes128-gcm@openssh.com, an sshd of our own; the clock includes its handshake",
-            boxed(Scp::start(place)),
+            boxed(Scp::start(place, Ipv4Addr::LOCALHOST)),
         ),
         (
             "rsync",
@@ -160,14 +160,18 @@ struct Fulmar {
 
 impl Contender for Fulmar {
     fn copy(&mut self, source: &Path, target: &Path, stop: &AtomicBool) -> anyhow::Result<Copied> {
+        // A key of its own, beside the files.
+        let keys = source.parent().unwrap_or(target);
         let mut recv = Command::new(&self.binary);
-        recv.arg("recv")
+        recv.env("XDG_CONFIG_HOME", keys)
+            .arg("recv")
             .arg(target)
             .args(["--listen", "127.0.0.1:0", "--once", "--json"]);
         let mut recv = Running::spawn(recv.stdout(Stdio::piped()))?;
         let to = recv.ready()?;
         let mut send = Command::new(&self.binary);
-        send.arg("send")
+        send.env("XDG_CONFIG_HOME", keys)
+            .arg("send")
             .arg(source)
             .arg(to.to_string())
             .arg("--quiet");
@@ -246,22 +250,25 @@ fn pump(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
 }
 
 /// `scp` to an `sshd` of our own.
-struct Scp {
+pub(super) struct Scp {
     /// Keys, configuration and the list of known hosts.
-    dir: PathBuf,
-    port: u16,
+    dir: TempDir,
+    at: SocketAddr,
     user: String,
     _sshd: Running,
     _privsep: Option<PrivsepDir>,
 }
 
 impl Scp {
-    fn start(place: &Place) -> anyhow::Result<Self> {
+    /// Starts the `sshd` at any port of `ip`, an address of this machine, in the caller's network namespace.
+    pub(super) fn start(place: &Place, ip: Ipv4Addr) -> anyhow::Result<Self> {
         let sshd = program("sshd")?;
         let keygen = program("ssh-keygen")?;
         program("scp")?;
-        let dir = place.dir().join("ssh");
-        fs::create_dir(&dir)?;
+        let home = tempfile::Builder::new()
+            .prefix("ssh-")
+            .tempdir_in(place.dir())?;
+        let dir = home.path();
         for key in ["host", "user"] {
             let mut command = Command::new(&keygen);
             command
@@ -270,18 +277,15 @@ impl Scp {
             Running::spawn(&mut command)?.finish("ssh-keygen", &AtomicBool::new(false))?;
         }
         let user = user_name()?;
-        let port = free_port()?;
+        let port = free_port(ip)?;
         let host_key = fs::read_to_string(dir.join("host.pub"))?;
-        fs::write(
-            dir.join("known_hosts"),
-            format!("[127.0.0.1]:{port} {host_key}"),
-        )?;
+        fs::write(dir.join("known_hosts"), format!("[{ip}]:{port} {host_key}"))?;
         fs::copy(dir.join("user.pub"), dir.join("authorized_keys"))?;
         let config = dir.join("sshd_config");
         fs::write(
             &config,
             format!(
-                "Port {port}\nListenAddress 127.0.0.1\nHostKey \"{dir}/host\"\nPidFile none\n\
+                "Port {port}\nListenAddress {ip}\nHostKey \"{dir}/host\"\nPidFile none\n\
                  AuthorizedKeysFile \"{dir}/authorized_keys\"\nStrictModes no\nUsePAM no\nLogLevel ERROR\n\
                  PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n\
                  AllowUsers {user}\nCiphers {CIPHER}\nSubsystem sftp internal-sftp\n",
@@ -296,22 +300,22 @@ impl Scp {
                 .arg("-f")
                 .arg(&config),
         )?;
-        sshd.wait_for_port(port).context("sshd did not start")?;
+        let at = SocketAddr::from((ip, port));
+        sshd.wait_for_listener(at).context("sshd did not start")?;
         Ok(Self {
-            dir,
-            port,
+            dir: home,
+            at,
             user,
             _sshd: sshd,
             _privsep: privsep,
         })
     }
-}
 
-impl Contender for Scp {
-    fn copy(&mut self, source: &Path, target: &Path, stop: &AtomicBool) -> anyhow::Result<Copied> {
+    /// The command that copies `source` into the directory `target` of this machine.
+    pub(super) fn command(&self, source: &Path, target: &Path) -> Command {
         let known = format!(
             "UserKnownHostsFile=\"{}\"",
-            self.dir.join("known_hosts").display()
+            self.dir.path().join("known_hosts").display()
         );
         let mut scp = Command::new("scp");
         scp.args([
@@ -321,10 +325,10 @@ impl Contender for Scp {
             "-c",
             CIPHER,
             "-P",
-            &self.port.to_string(),
+            &self.at.port().to_string(),
             "-i",
         ])
-        .arg(self.dir.join("user"));
+        .arg(self.dir.path().join("user"));
         for option in [
             "BatchMode=yes",
             "IdentitiesOnly=yes",
@@ -335,9 +339,19 @@ impl Contender for Scp {
             scp.args(["-o", option]);
         }
         scp.args(["-o", "GlobalKnownHostsFile=none"]);
-        scp.arg(source)
-            .arg(format!("{}@127.0.0.1:{}/", self.user, target.display()));
-        timed("scp", &mut scp, stop)
+        scp.arg(source).arg(format!(
+            "{}@{}:{}/",
+            self.user,
+            self.at.ip(),
+            target.display()
+        ));
+        scp
+    }
+}
+
+impl Contender for Scp {
+    fn copy(&mut self, source: &Path, target: &Path, stop: &AtomicBool) -> anyhow::Result<Copied> {
+        timed("scp", &mut self.command(source, target), stop)
     }
 }
 
@@ -368,7 +382,7 @@ struct Rsync {
 impl Rsync {
     fn start(place: &Place) -> anyhow::Result<Self> {
         let rsync = program("rsync")?;
-        let port = free_port()?;
+        let port = free_port(Ipv4Addr::LOCALHOST)?;
         let config = place.dir().join("rsyncd.conf");
         // As root the daemon would become nobody, who may not write here.
         let identity = if rustix::process::getuid().is_root() {
@@ -396,7 +410,7 @@ impl Rsync {
             .arg("--log-file=/dev/null");
         let mut daemon = Running::spawn(&mut command)?;
         daemon
-            .wait_for_port(port)
+            .wait_for_listener((Ipv4Addr::LOCALHOST, port).into())
             .context("rsync --daemon did not start")?;
         Ok(Self {
             port,

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 /// A child process that does not outlive this.
 pub(super) struct Running {
@@ -21,6 +22,10 @@ pub(super) struct Running {
     stderr: fs::File,
     /// Largest resident memory it was seen to have, where the system tells.
     pub(super) peak_bytes: Option<u64>,
+    /// Processor time, user and system, when it was last looked at; its end included once it was waited for.
+    pub(super) cpu: Option<Duration>,
+    /// Lines of its output after the first, and when each was read.
+    lines: Option<mpsc::Receiver<(Instant, String)>>,
 }
 
 impl Running {
@@ -37,31 +42,39 @@ impl Running {
             child,
             stderr,
             peak_bytes: None,
+            cpu: None,
+            lines: None,
         })
     }
 
-    /// The address of `recv`'s first line of JSON; the rest of its output is read and dropped.
+    /// The address of `recv`'s first line of JSON; the rest of its output is for [`lines`](Self::lines).
     pub(super) fn ready(&mut self) -> anyhow::Result<SocketAddr> {
         let stdout = self
             .child
             .stdout
             .take()
             .context("its output was not asked for")?;
-        let (line_in, line_out) = mpsc::sync_channel(1);
+        // One line a second and transfer: nobody has to keep up with it.
+        let (line_in, line_out) = mpsc::channel();
         thread::spawn(move || {
-            let mut lines = BufReader::new(stdout).lines();
-            let _ = line_in.send(lines.next().and_then(Result::ok));
-            lines.for_each(drop);
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = line_in.send((Instant::now(), line));
+            }
         });
-        let line = line_out.recv_timeout(START).ok().flatten();
-        let Some(line) = line else {
+        let Ok((_, line)) = line_out.recv_timeout(START) else {
             bail!("fulmar recv did not start: {}", self.last_words())
         };
+        self.lines = Some(line_out);
         let ready: serde_json::Value = serde_json::from_str(&line)?;
         let listen = ready["listen"]
             .as_str()
             .with_context(|| format!("fulmar recv began with {line}"))?;
         Ok(listen.parse()?)
+    }
+
+    /// The lines that were read so far and not asked for yet, and when each was read.
+    pub(super) fn lines(&self) -> impl Iterator<Item = (Instant, String)> {
+        self.lines.iter().flat_map(mpsc::Receiver::try_iter)
     }
 
     /// Waits for its end, which must be a success.
@@ -74,27 +87,60 @@ impl Running {
         Err(anyhow!("{name} ended with {status}: {words}"))
     }
 
+    /// As [`finish`](Self::finish), but says false when it is still running at `deadline`.
+    pub(super) fn finish_by(
+        &mut self,
+        deadline: Instant,
+        name: &str,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<bool> {
+        match self.wait_until(deadline, stop)? {
+            Some(status) if status.success() => Ok(true),
+            Some(status) => {
+                let words = self.last_words();
+                Err(anyhow!("{name} ended with {status}: {words}"))
+            }
+            None => Ok(false),
+        }
+    }
+
     fn wait(&mut self, name: &str, stop: &AtomicBool) -> anyhow::Result<ExitStatus> {
-        let deadline = Instant::now() + LIMIT;
+        self.wait_until(Instant::now() + LIMIT, stop)?
+            .with_context(|| format!("{name} took longer than {} s", LIMIT.as_secs()))
+    }
+
+    fn wait_until(
+        &mut self,
+        deadline: Instant,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<Option<ExitStatus>> {
+        let pid = Pid::from_child(&self.child);
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         loop {
+            // What a process took is known until somebody has waited for it.
+            let over = !matches!(waitid(WaitId::Pid(pid), look), Ok(None));
+            let late = Instant::now() > deadline;
+            if over || late {
+                self.cpu = cpu_time(self.child.id()).or(self.cpu);
+            }
             if let Some(status) = self.child.try_wait()? {
-                return Ok(status);
+                return Ok(Some(status));
             }
             self.peak_bytes = peak_bytes(self.child.id()).or(self.peak_bytes);
             if stop.load(Relaxed) {
                 bail!("interrupted");
             }
-            if Instant::now() > deadline {
-                bail!("{name} took longer than {} s", LIMIT.as_secs());
+            if late {
+                return Ok(None);
             }
             thread::sleep(GLANCE);
         }
     }
 
-    /// Waits until somebody listens at this port of loopback, which must be it.
-    pub(super) fn wait_for_port(&mut self, port: u16) -> anyhow::Result<()> {
+    /// Waits until somebody listens at this TCP address, which must be it.
+    pub(super) fn wait_for_listener(&mut self, at: SocketAddr) -> anyhow::Result<()> {
         let deadline = Instant::now() + START;
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+        while TcpStream::connect(at).is_err() {
             if self.child.try_wait()?.is_some() {
                 bail!("it ended at once: {}", self.last_words());
             }
@@ -146,6 +192,25 @@ fn peak_bytes(id: u32) -> Option<u64> {
     Some(kib * 1024)
 }
 
+/// Processor time of a process so far, of those it has waited for as well.
+fn cpu_time(id: u32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    let ticks = cpu_ticks(&stat)?;
+    let rate = rustix::param::clock_ticks_per_second();
+    Some(Duration::from_nanos(
+        ticks.checked_mul(1_000_000_000)? / rate,
+    ))
+}
+
+/// `utime + stime + cutime + cstime` of a line of `/proc/PID/stat`, whose second word may hold blanks and parentheses.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let times = after_name.split_whitespace().skip(11).take(4);
+    times
+        .map(|word| word.parse::<u64>().ok())
+        .try_fold(0u64, |sum, ticks| sum.checked_add(ticks?))
+}
+
 /// The full path of a program, which `sshd` insists on. Administrators' directories count even if a user's path
 /// lacks them.
 pub(super) fn program(name: &str) -> anyhow::Result<PathBuf> {
@@ -158,11 +223,9 @@ pub(super) fn program(name: &str) -> anyhow::Result<PathBuf> {
         .with_context(|| format!("{name} is not installed"))
 }
 
-/// A port that was free a moment ago.
-pub(super) fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
+/// A TCP port of this address that was free a moment ago.
+pub(super) fn free_port(ip: Ipv4Addr) -> io::Result<u16> {
+    Ok(TcpListener::bind((ip, 0))?.local_addr()?.port())
 }
 
 /// A child that needs longer than this has failed.
@@ -173,3 +236,35 @@ const START: Duration = Duration::from_secs(10);
 const WORDS_MAX: u64 = 2000;
 /// How often a child is looked at; what it costs and the precision of its time.
 const GLANCE: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn processor_time_is_that_of_the_process_and_of_those_it_waited_for() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 100 0 0 0 30 12 5 3 20 0 1 0 100";
+        assert_eq!(cpu_ticks(stat), Some(50));
+        assert_eq!(cpu_ticks("7 (a) S 1 7 7 0 -1 1 1 0 0 0 30 x"), None);
+        assert_eq!(cpu_ticks("nothing"), None);
+    }
+
+    #[test]
+    fn an_end_is_waited_for_until_a_time_and_its_cost_is_known() {
+        let stop = AtomicBool::new(false);
+        let mut idle = Running::spawn(Command::new("sleep").arg("60")).unwrap();
+        assert!(!idle.finish_by(Instant::now(), "sleep", &stop).unwrap());
+        let mut busy = Running::spawn(Command::new("sh").args(["-c", BUSY])).unwrap();
+        let far = Instant::now() + LIMIT;
+        assert!(busy.finish_by(far, "sh", &stop).unwrap());
+        assert!(busy.cpu.unwrap() > Duration::ZERO);
+        let mut bad =
+            Running::spawn(Command::new("sh").args(["-c", "echo no >&2; exit 3"])).unwrap();
+        let error = bad.finish_by(far, "sh", &stop).unwrap_err().to_string();
+        assert!(error.contains("no") && error.contains('3'), "{error}");
+    }
+
+    const BUSY: &str = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
+}

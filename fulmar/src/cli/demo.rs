@@ -63,7 +63,7 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
         seed: options.seed,
         stop: stop_on_signals()?,
     };
-    let mut narrator = Narrator::new(voice, Role::Sender);
+    let mut narrator = Narrator::new(voice, Role::Client);
     let outcome = demo::run(&what, |update| narrator.tell(update));
     drop(narrator);
     let outcome = outcome.map_err(|error| fault(error).told(voice))?;

@@ -171,7 +171,10 @@ impl From<Exit> for ExitCode {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+    use crate::cli::table;
 
     #[test]
     fn three_lines() {
@@ -186,8 +189,55 @@ mod tests {
 
     #[test]
     fn exit_codes_are_the_documented_ones() {
-        for code in [1, 2, 3, 4, 5, 6, 130] {
-            assert_eq!(Exit::from_code(code) as u8, code);
+        let mut rows = vec!["| code | meaning |".to_owned(), "|---|---|".to_owned()];
+        rows.push("| 0 | done |".to_owned());
+        let mut next = Some(Exit::Failed);
+        while let Some(exit) = next {
+            let (meaning, after) = match exit {
+                Exit::Failed => (
+                    "something on this machine: a file, a disk, a socket",
+                    Some(Exit::Usage),
+                ),
+                Exit::Usage => ("the command line", Some(Exit::NoConnection)),
+                Exit::NoConnection => (
+                    "nobody answered, or the other side fell silent",
+                    Some(Exit::Identity),
+                ),
+                Exit::Identity => ("a key: this side's, or the other's", Some(Exit::Integrity)),
+                Exit::Integrity => ("what arrived is not what was promised", Some(Exit::Refused)),
+                Exit::Refused => ("the other side said no", Some(Exit::Interrupted)),
+                Exit::Interrupted => ("SIGINT or SIGTERM", None),
+            };
+            assert_eq!(Exit::from_code(exit as u8), exit);
+            rows.push(format!("| {} | {meaning} |", exit as u8));
+            next = after;
         }
+        table::check("exit codes", &rows);
+    }
+
+    /// What commands say by themselves, in the words they say it in.
+    #[test]
+    fn what_commands_say_is_documented() {
+        let peer = SocketAddr::from(([192, 0, 2, 7], 9000));
+        let mut faults = super::super::send::samples();
+        faults.extend(super::super::key::samples());
+        faults.extend(super::super::recv::samples());
+        faults.push(Fault::refused(
+            "FILE",
+            peer,
+            Reason::EXISTS,
+            "a file of that name exists",
+        ));
+        let mut rows = table::head();
+        for fault in &faults {
+            let hint = fault.hint.as_deref().unwrap_or_default();
+            rows.push(table::row(
+                &fault.what,
+                &fault.because.join("; "),
+                hint,
+                fault.exit as u8,
+            ));
+        }
+        table::check("commands", &rows);
     }
 }

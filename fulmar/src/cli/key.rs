@@ -184,10 +184,7 @@ fn forget(host: &str, file: &KnownHostsFile, form: Form) -> Result<(), Fault> {
         .and_then(|mut known| known.forget(name, port))
         .map_err(|error| unknown(&path, &error))?;
     if removed == 0 {
-        return Err(
-            Fault::failed(format!("cannot forget {host}"), "it is not a known host")
-                .hint("see who is: `fulmar key list`"),
-        );
+        return Err(stranger(host));
     }
     if form.json {
         print_json(&json!({ "event": "forgotten", "host": host, "lines": removed }));
@@ -207,13 +204,20 @@ fn chosen(option: Option<&Path>, name: &str, flag: &str) -> Result<PathBuf, Faul
     option
         .map(Path::to_owned)
         .or_else(|| identity::directory().map(|directory| directory.join(name)))
-        .ok_or_else(|| {
-            Fault::failed(
-                "cannot tell where keys are kept",
-                "neither XDG_CONFIG_HOME nor HOME is set",
-            )
-            .hint(format!("name a file with {flag}"))
-        })
+        .ok_or_else(|| homeless(flag))
+}
+
+fn homeless(flag: &str) -> Fault {
+    Fault::failed(
+        "cannot tell where keys are kept",
+        "neither XDG_CONFIG_HOME nor HOME is set",
+    )
+    .hint(format!("name a file with {flag}"))
+}
+
+fn stranger(host: &str) -> Fault {
+    Fault::failed(format!("cannot forget {host}"), "it is not a known host")
+        .hint("see who is: `fulmar key list`")
 }
 
 /// A key of this side that is not to be had.
@@ -240,4 +244,39 @@ fn unknown(path: &Path, error: &KnownHostsError) -> Fault {
     )
     .because(error.to_string())
     .hint(error.advice())
+}
+
+/// Everything these verbs say when they fail, one of each kind.
+#[cfg(test)]
+pub(super) fn samples() -> Vec<Fault> {
+    use std::io;
+
+    let missing = || io::Error::from_raw_os_error(2);
+    let (key, hosts) = (Path::new("HOST_KEY"), Path::new("KNOWN_HOSTS"));
+    let mut faults = vec![homeless("--key-file"), stranger("HOST")];
+    let mut next = Some(KeyError::Storage(missing()));
+    while let Some(error) = next {
+        faults.push(unusable(key, &error));
+        next = match error {
+            KeyError::Storage(_) => Some(KeyError::Exposed("can be read by others")),
+            KeyError::Exposed(_) => Some(KeyError::Damaged("its halves do not belong together")),
+            KeyError::Damaged(_) => Some(KeyError::Entropy(getrandom::Error::UNSUPPORTED)),
+            KeyError::Entropy(_) => None,
+        };
+    }
+    let mut next = Some(KnownHostsError::Storage(io::Error::from_raw_os_error(13)));
+    while let Some(error) = next {
+        faults.push(unknown(hosts, &error));
+        next = match error {
+            KnownHostsError::Storage(_) => {
+                Some(KnownHostsError::Exposed("can be changed by others"))
+            }
+            KnownHostsError::Exposed(_) => identity::Host::new("HOST", 9000)
+                .ok()
+                .map(|host| KnownHostsError::Conflict { host }),
+            KnownHostsError::Conflict { .. } => Some(KnownHostsError::Host("a b".into())),
+            KnownHostsError::Host(_) => None,
+        };
+    }
+    faults
 }

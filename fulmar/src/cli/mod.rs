@@ -8,12 +8,19 @@
 mod bench;
 mod demo;
 mod fault;
+mod get;
 mod key;
 mod link;
+mod ls;
 mod pace;
+mod peer;
 mod recv;
 mod send;
+mod serve;
 mod sim;
+#[cfg(test)]
+#[path = "../../tests/common/table.rs"]
+mod table;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -47,6 +54,14 @@ enum Verb {
     Send(send::Options),
     /// Receive files into a directory
     Recv(recv::Options),
+    /// Serve the files of a directory to whoever asks
+    Serve(serve::Options),
+    /// Fetch files from a machine where `fulmar serve` runs
+    Get(get::Options),
+    /// List what a machine where `fulmar serve` runs has
+    Ls(ls::Options),
+    /// Send files to a machine where `fulmar serve --allow-put` runs
+    Put(send::Options),
     /// Show, change and forget the keys that say who is who
     #[command(subcommand, arg_required_else_help = false)]
     Key(key::Verb),
@@ -65,6 +80,10 @@ pub(crate) fn run() -> ExitCode {
         Ok(cli) => match cli.verb {
             Verb::Send(options) => send::run(&options),
             Verb::Recv(options) => recv::run(&options),
+            Verb::Serve(options) => serve::run(&options),
+            Verb::Get(options) => get::run(&options),
+            Verb::Ls(options) => ls::run(&options),
+            Verb::Put(options) => send::put(&options),
             Verb::Key(verb) => key::run(&verb),
             Verb::Sim(sim::Protocol::Hpudp(options)) => sim::run(&options),
             Verb::Demo(options) => demo::run(&options),

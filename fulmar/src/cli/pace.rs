@@ -81,23 +81,26 @@ impl Pace {
     /// The configuration of a sender between these bounds.
     pub(super) fn config(self, bounds: &Bounds) -> Result<Config, Fault> {
         bounds.check(self.policy)?;
-        let mut config = Config::default();
-        config.control = match self.policy {
+        let control = match self.policy {
             Policy::Fair => Control::Delivery,
             Policy::Fixed => Control::Fixed,
             Policy::Hpudp => Control::Hpudp,
         };
-        config.parity = match self.fec {
+        let parity = match self.fec {
             Fec::Adaptive => Parity::Adaptive,
             Fec::Table => Parity::Table,
         };
-        config.max_rate = bounds.max_rate;
-        if self.policy == Policy::Fixed {
-            config.max_rate = bounds.rate;
-        }
-        let most = config
-            .max_rate
-            .unwrap_or(Bitrate::from_bits_per_sec(u64::MAX));
+        let max_rate = match self.policy {
+            Policy::Fixed => bounds.rate,
+            Policy::Fair | Policy::Hpudp => bounds.max_rate,
+        };
+        let mut config = Config {
+            control,
+            parity,
+            max_rate,
+            ..Config::default()
+        };
+        let most = max_rate.unwrap_or(Bitrate::from_bits_per_sec(u64::MAX));
         // The default gives way to what is asked for.
         let least = config.min_rate.min(bounds.rate.unwrap_or(most)).min(most);
         config.min_rate = bounds.min_rate.unwrap_or(least);

@@ -1,34 +1,29 @@
-//! `fulmar send FILE.. HOST[:PORT]`.
+//! `fulmar send FILE.. HOST[:PORT]` and `fulmar put FILE.. HOST[:PORT]`.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use fulmar::transfer::{self, Encryption, SendOptions};
+use fulmar::transfer::{self, SendOptions};
+use fulmar_proto::hpudp::Via;
 
-use super::fault::{Exit, Fault};
+use super::fault::Fault;
 use super::pace::{Bounds, Pace};
+use super::peer::Peer;
 use super::{PORT, Talk, stop_on_signals};
 use crate::ui::{Narrator, Role};
 
-/// The options of `fulmar send`.
+/// The options of `fulmar send` and `fulmar put`.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// Files to send, one after the other
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Where `fulmar recv` runs: a name or an address; [ADDRESS]:PORT for IPv6 with a port, which is 9000 if not given
+    /// Where the receiver runs: a name or an address; [ADDRESS]:PORT for IPv6 with a port, which is 9000 if not given
     #[arg(value_name = "HOST[:PORT]")]
     host: String,
-    /// Encrypt the contents, or fail: the default
-    #[arg(long, conflicts_with_all = ["plain", "allow_plain"])]
-    encrypt: bool,
-    /// Do not encrypt
-    #[arg(long, conflicts_with = "allow_plain")]
-    plain: bool,
-    /// Send in the clear if the receiver says that it cannot decrypt; anybody on the way can forge that
-    #[arg(long)]
-    allow_plain: bool,
+    #[command(flatten)]
+    peer: Peer,
     #[command(flatten)]
     pace: Pace,
     #[command(flatten)]
@@ -37,54 +32,41 @@ pub(super) struct Options {
     talk: Talk,
 }
 
-impl Options {
-    fn encryption(&self) -> Encryption {
-        match (self.plain, self.allow_plain) {
-            (true, _) => Encryption::Off,
-            (false, true) => Encryption::AllowPlain,
-            (false, false) => Encryption::Require,
-        }
-    }
-}
-
 /// Runs `fulmar send`.
 pub(super) fn run(options: &Options) -> Result<(), Fault> {
+    transmit(options, Via::Direct)
+}
+
+/// Runs `fulmar put`, which differs in whom it calls.
+pub(super) fn put(options: &Options) -> Result<(), Fault> {
+    transmit(options, Via::Push)
+}
+
+fn transmit(options: &Options, via: Via) -> Result<(), Fault> {
     let voice = options.talk.voice();
     let config = options.pace.config(&options.bounds)?;
-    let to = resolve(&options.host).map_err(|fault| fault.told(voice))?;
+    let told = |fault: Fault| fault.told(voice);
+    let mut meeting = options.peer.meet(&options.host, voice).map_err(told)?;
     let send = SendOptions {
-        encrypt: options.encryption(),
+        encrypt: options.peer.encryption(),
+        via,
+        trust: meeting.trust,
         config,
         bwlimit: options.bounds.bwlimit().clone(),
         dscp: options.bounds.dscp(),
         stop: stop_on_signals()?,
-        ..SendOptions::new(to)
+        ..SendOptions::new(meeting.address)
     };
-    let mut narrator = Narrator::new(voice, Role::Sender);
-    let sent = transfer::send(&options.files, &send, |update| narrator.tell(update));
+    let mut narrator = Narrator::new(voice, Role::Client);
+    let sent = transfer::send(&options.files, &send, |update| {
+        meeting.watch(update, &mut narrator);
+    });
     drop(narrator);
-    sent.map(drop)
-        .map_err(|error| Fault::from(error).told(voice))
-}
-
-/// The address of `HOST[:PORT]`, the first one that the name has.
-fn resolve(text: &str) -> Result<SocketAddr, Fault> {
-    let (host, port) = split(text)?;
-    let found = (host, port)
-        .to_socket_addrs()
-        .map(|mut addresses| addresses.next());
-    let nowhere = || Fault::new(Exit::NoConnection, format!("cannot find {host:?}"));
-    match found {
-        Ok(Some(address)) => Ok(address),
-        Ok(None) => Err(nowhere().hint("check the name, or write an address")),
-        Err(error) => Err(nowhere()
-            .because(error)
-            .hint("check the name, or write an address")),
-    }
+    sent.map(drop).map_err(|error| told(Fault::from(error)))
 }
 
 /// `HOST[:PORT]` as a host without brackets, and a port.
-fn split(text: &str) -> Result<(&str, u16), Fault> {
+pub(super) fn split(text: &str) -> Result<(&str, u16), Fault> {
     let (host, port) = split_port(text)?;
     Ok((host, port.unwrap_or(PORT)))
 }
@@ -134,10 +116,23 @@ pub(super) fn split_port(text: &str) -> Result<(&str, Option<u16>), Fault> {
     }
 }
 
+/// What this verb says when it cannot begin.
+#[cfg(test)]
+pub(super) fn samples() -> Vec<Fault> {
+    let unknown = "failed to lookup address information: Name or service not known";
+    let usage =
+        "--rate is no rate; write a number and a unit, such as 10M (one sentence, on the argument)";
+    vec![
+        Fault::usage(usage),
+        super::peer::nowhere("HOST").because(unknown),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use super::super::fault::Exit;
     use super::*;
 
     #[test]

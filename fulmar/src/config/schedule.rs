@@ -239,7 +239,7 @@ mod tests {
             windows in prop::collection::vec((0u16..DAY, 0u16..=DAY, prop::option::of(1u64..1000)), 1..4),
             rest in prop::option::of(1u64..1000),
         ) {
-            let word = |rate: Option<u64>| rate.map_or("off".to_owned(), |rate| format!("{rate}M"));
+            let word = |rate: Option<u64>| rate.map_or_else(|| "off".to_owned(), |rate| format!("{rate}M"));
             let mut day = vec![None; usize::from(DAY)];
             let (mut text, mut sound) = (String::new(), true);
             for &(from, to, rate) in &windows {

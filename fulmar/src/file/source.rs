@@ -25,7 +25,7 @@ pub struct Source {
 }
 
 /// What tells one content of a file from another, short of reading it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) device: u64,
     pub(crate) inode: u64,

@@ -140,6 +140,7 @@ impl HostKey {
     fn generate() -> Result<Self, KeyError> {
         let mut secret = Zeroizing::new([0; 32]);
         getrandom::fill(&mut *secret).map_err(KeyError::Entropy)?;
+        clamp(&mut secret);
         Ok(Self::of(secret, true))
     }
 
@@ -168,6 +169,11 @@ impl HostKey {
         if decoded != bytes.len() {
             return Err(KeyError::Damaged("its secret is no Base64 of 32 bytes"));
         }
+        let mut clamped = Zeroizing::new(*bytes);
+        clamp(&mut clamped);
+        if clamped != bytes {
+            return Err(KeyError::Damaged("its secret is none of X25519"));
+        }
         let key = Self::of(bytes, false);
         if public.parse() != Ok(key.public) {
             return Err(KeyError::Damaged("its halves do not belong together"));
@@ -194,6 +200,12 @@ impl fmt::Debug for HostKey {
             .field("public", &self.public)
             .finish_non_exhaustive()
     }
+}
+
+/// Fixes the bits that X25519 ignores (RFC 7748, 5), so that there is one way to write a key and no flipped bit passes.
+fn clamp(secret: &mut [u8; 32]) {
+    secret[0] &= 0b1111_1000;
+    secret[31] = secret[31] & 0b0111_1111 | 0b0100_0000;
 }
 
 /// First word of the file: what it is, and in which version.

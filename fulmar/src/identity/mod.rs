@@ -193,6 +193,13 @@ pub fn check(
     }
 }
 
+impl Fingerprint {
+    /// The SHA-256.
+    pub fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
+}
+
 /// Where keys live when the user does not say: `$XDG_CONFIG_HOME/fulmar`, or `~/.config/fulmar`. `None` without a home.
 pub fn directory() -> Option<PathBuf> {
     let absolute = |name| {

@@ -5,27 +5,46 @@
 //! on the calling thread too and should be quick. Nothing here draws, prints or parses; and no choice is made silently
 //! that weakens a transfer.
 
+mod get;
 mod limit;
+mod list;
 mod recv;
+#[cfg(test)]
+mod refusals;
 mod send;
+mod serve;
 #[cfg(test)]
 mod tests;
 
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fulmar_proto::hpudp::{Failure, Reason, Snapshot};
+use fulmar_proto::hpudp::{self, Config, Failure, Reason, Snapshot};
 
 use crate::config::Dscp;
-use crate::driver::{Buffers, Socket, Stopped};
+use crate::driver::{self, Buffers, GATHER_BULK, Handle, Socket, Stopped};
+use crate::file::Directory;
+use crate::identity::Refusal;
 
+pub use get::{GetOptions, get};
 pub use limit::Following;
+pub use list::{Listed, list};
 pub use recv::{ReceiveOptions, Receiver, Tally};
 pub use send::{Encryption, SendOptions, Sent, send};
+pub use serve::{ServeOptions, Server};
+
+/// Which way a file goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From here to the peer.
+    Out,
+    /// From the peer to here.
+    In,
+}
 
 /// What an observer learns while files move.
 #[derive(Debug)]
@@ -49,6 +68,10 @@ pub enum Update {
     },
     /// Both sides agreed on a transfer.
     Connected {
+        /// Which way it goes.
+        direction: Direction,
+        /// The static key that the peer proves to hold; none, and nobody knows who it is.
+        identity: Option<[u8; 32]>,
         /// Base name.
         name: String,
         /// The other side.
@@ -76,6 +99,10 @@ pub enum Update {
     },
     /// The file is at the receiver: verified, durable, under its name.
     Finished {
+        /// Which way it went.
+        direction: Direction,
+        /// The static key that the peer proved to hold.
+        identity: Option<[u8; 32]>,
         /// Base name.
         name: String,
         /// The other side.
@@ -210,6 +237,12 @@ impl TransferError {
         )
     }
 
+    fn mark(dscp: Dscp, error: io::Error) -> Self {
+        let what = format!("cannot mark datagrams as {dscp}");
+        let advice = "use another mark; some need a privilege";
+        Self::new(Kind::Failed, what, error, advice)
+    }
+
     fn entropy(error: getrandom::Error) -> Self {
         let advice = "no transfer is safe without random numbers; look at the system's log";
         Self::new(
@@ -232,6 +265,11 @@ impl TransferError {
             "stopped by the user",
             "start it again; nothing incomplete was kept",
         )
+    }
+
+    /// A peer, `host` as the user wrote it, that is not who it must be.
+    pub fn identity(what: impl Into<String>, host: &str, refusal: Refusal) -> Self {
+        Self::new(Kind::Identity, what, refusal, refusal.advice(host))
     }
 
     /// The end of a session as its endpoint reports it.
@@ -298,6 +336,7 @@ fn advice_on(reason: Reason) -> &'static str {
             "allow a plain transfer, if everybody between here and there may read the file"
         }
         Reason::NEEDS_ENCRYPTION => "send it encrypted",
+        Reason::FORBIDDEN => "ask whoever runs the daemon to start it with --allow-put",
         Reason::STORAGE => "make room on the receiver's disk, or look at its log",
         Reason::NOT_FOUND | Reason::INVALID => "send it under a plain name",
         Reason::HASH_MISMATCH => "send it again; if that repeats, check both disks and memories",
@@ -309,17 +348,50 @@ fn advice_on(reason: Reason) -> &'static str {
 fn bind(at: SocketAddr, dscp: Dscp) -> Result<Socket, TransferError> {
     let mut socket = Socket::bind(at).map_err(|error| TransferError::socket(at, error))?;
     if dscp != Dscp::default() {
-        socket.set_dscp(dscp).map_err(|error| {
-            let advice = "use another mark; some need a privilege";
-            TransferError::new(
-                Kind::Failed,
-                format!("cannot mark datagrams as {dscp}"),
-                error,
-                advice,
-            )
-        })?;
+        socket
+            .set_dscp(dscp)
+            .map_err(|error| TransferError::mark(dscp, error))?;
     }
     Ok(socket)
+}
+
+/// A directory that files arrive in.
+fn open_directory(path: &Path) -> Result<Directory, TransferError> {
+    let opened = Directory::open(path).and_then(|opened| {
+        opened.check_writable()?;
+        Ok(opened)
+    });
+    opened.map_err(|error| recv::unusable(path, error))
+}
+
+/// An endpoint whose driver lets arrivals gather, for who receives in bulk.
+fn spawn_bulk(
+    socket: Socket,
+    at: SocketAddr,
+    mut config: Config,
+) -> Result<Handle<hpudp::Endpoint>, TransferError> {
+    if config.socket_datagrams == 0 {
+        config.socket_datagrams = socket.datagrams();
+    }
+    let bulk = driver::Options {
+        gather: GATHER_BULK,
+        ..driver::Options::default()
+    };
+    driver::spawn_with(socket, hpudp::Endpoint::new(config, seed()?), bulk)
+        .map_err(|error| TransferError::socket(at, error))
+}
+
+/// How long a transfer that began is worth waiting for at the end.
+fn patience(config: &Config) -> Duration {
+    config.linger + config.complete_spacing * config.complete_retries + LINGER_SLACK
+}
+
+/// Any free port, of the family of a peer.
+fn any_port(peer: SocketAddr) -> SocketAddr {
+    match peer {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    }
 }
 
 /// Entropy for one endpoint.

@@ -4,7 +4,8 @@
 //! may take seconds for that and other transfers should not wait. It does *not* resume, overwrite or choose who may
 //! send.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -13,11 +14,14 @@ use std::time::{Duration, Instant};
 
 use flume::Receiver as Outcomes;
 use fulmar_proto::Endpoint;
-use fulmar_proto::hpudp::{self, Command, Config, Event, Failure, Reason, Snapshot, Tag};
+use fulmar_proto::hpudp::{self, Command, Config, Event, Failure, Reason, Snapshot, Tag, Via};
 
-use super::{FAREWELL, Kind, LINGER_SLACK, TICK, TransferError, Update, bind, seed};
+use super::{
+    Direction, FAREWELL, Kind, TICK, TransferError, Update, bind, open_directory, patience,
+    spawn_bulk,
+};
 use crate::config::Dscp;
-use crate::driver::{self, BUFFER_WANTED, GATHER_BULK, Handle, NoEvent, Options, Stopped};
+use crate::driver::{BUFFER_WANTED, Handle, NoEvent, Stopped, Watcher};
 use crate::file::{CreateError, Directory, FinishError, Partial};
 
 /// How to receive.
@@ -43,6 +47,8 @@ pub struct Receiver {
 /// What a receiver did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
+    /// Files given to peers that asked for them.
+    pub served: u64,
     /// Files stored.
     pub files: u64,
     /// Their bytes.
@@ -63,35 +69,19 @@ impl Receiver {
         listen: SocketAddr,
         options: ReceiveOptions,
     ) -> Result<Self, TransferError> {
-        let opened = Directory::open(directory).and_then(|opened| {
-            opened.check_writable()?;
-            Ok(opened)
-        });
-        let opened = opened.map_err(|error| {
-            let what = format!("cannot receive into {}", directory.display());
-            TransferError::new(
-                Kind::Failed,
-                what,
-                error,
-                "name a directory that exists and that you may write to",
-            )
-        })?;
+        let opened = open_directory(directory)?;
         let socket = bind(listen, options.dscp)?;
-        let mut config = options.config.clone();
-        if config.socket_datagrams == 0 {
-            config.socket_datagrams = socket.datagrams();
-        }
-        let bulk = Options {
-            gather: GATHER_BULK,
-            ..Options::default()
-        };
-        let handle = driver::spawn_with(socket, hpudp::Endpoint::new(config, seed()?), bulk)
-            .map_err(|error| TransferError::socket(listen, error))?;
+        let handle = spawn_bulk(socket, listen, options.config.clone())?;
         Ok(Self {
             handle,
             directory: opened,
             options,
         })
+    }
+
+    /// For those who only look.
+    pub fn watcher(&self) -> Watcher {
+        self.handle.watcher()
     }
 
     /// The address it listens at.
@@ -127,25 +117,19 @@ pub(super) fn receive_through<E>(
 where
     E: Endpoint<Command = Command, Event = Event>,
 {
-    let mut receiving = Receiving {
-        handle,
-        directory,
-        observer,
-        sessions: BTreeMap::new(),
-        tally: Tally::default(),
-        last: None,
-        closing: false,
-    };
+    let mut receiving = Receiving::new(handle, directory, Accepts::offers(), observer);
     while !stop.load(Relaxed) {
         receiving.step(TICK)?;
         if options.once
             && let Some(ended) = receiving.last.take()
         {
             receiving.abort_all()?;
-            let config = &options.config;
-            let patience =
-                config.linger + config.complete_spacing * config.complete_retries + LINGER_SLACK;
-            receiving.linger(if ended.is_ok() { patience } else { FAREWELL }, stop)?;
+            let patience = if ended.is_ok() {
+                patience(&options.config)
+            } else {
+                FAREWELL
+            };
+            receiving.linger(patience, stop)?;
             return ended.map(|()| receiving.tally);
         }
     }
@@ -157,14 +141,37 @@ where
     Ok(receiving.tally)
 }
 
-struct Receiving<'a, E: Endpoint, O> {
+/// Which files are taken.
+#[derive(Debug, Default)]
+pub(super) struct Accepts {
+    /// Those that peers offer.
+    pub(super) offered: bool,
+    /// Those that this side asked for: the name each must have.
+    pub(super) wanted: BTreeMap<Tag, String>,
+}
+
+impl Accepts {
+    /// Whatever peers offer.
+    pub(super) fn offers() -> Self {
+        Self {
+            offered: true,
+            ..Self::default()
+        }
+    }
+}
+
+/// The receiving half of whoever has sessions: a receiver, a daemon, a client that fetches.
+pub(super) struct Receiving<'a, E: Endpoint, O> {
     handle: &'a Handle<E>,
     directory: &'a Directory,
-    observer: O,
+    pub(super) accepts: Accepts,
+    pub(super) observer: O,
     sessions: BTreeMap<Tag, Incoming>,
-    tally: Tally,
+    pub(super) tally: Tally,
+    /// Names of files that arrived since somebody looked.
+    pub(super) taken: BTreeSet<String>,
     /// How the last transfer ended, offers that nothing followed apart.
-    last: Option<Result<(), TransferError>>,
+    pub(super) last: Option<Result<(), TransferError>>,
     /// Nothing new is accepted.
     closing: bool,
 }
@@ -173,6 +180,7 @@ struct Receiving<'a, E: Endpoint, O> {
 struct Incoming {
     name: String,
     from: SocketAddr,
+    identity: Option<[u8; 32]>,
     /// Known once every byte is there.
     hash: u64,
     state: State,
@@ -191,78 +199,101 @@ enum State {
     Over,
 }
 
-impl<E, O> Receiving<'_, E, O>
+impl<'a, E, O> Receiving<'a, E, O>
 where
     E: Endpoint<Command = Command, Event = Event>,
     O: FnMut(&Update),
 {
+    pub(super) fn new(
+        handle: &'a Handle<E>,
+        directory: &'a Directory,
+        accepts: Accepts,
+        observer: O,
+    ) -> Self {
+        Self {
+            handle,
+            directory,
+            accepts,
+            observer,
+            sessions: BTreeMap::new(),
+            tally: Tally::default(),
+            taken: BTreeSet::new(),
+            last: None,
+            closing: false,
+        }
+    }
+
     /// Handles one event, if one comes within `patience`.
-    fn step(&mut self, patience: Duration) -> Result<(), TransferError> {
-        let event = match self.handle.events().recv_timeout(patience) {
-            Ok(event) => event,
-            Err(NoEvent::Yet) => return Ok(()),
-            Err(NoEvent::Stopped) => return Err(TransferError::driver(Stopped)),
+    pub(super) fn step(&mut self, patience: Duration) -> Result<(), TransferError> {
+        let Some(event) = next_event(self.handle, patience)? else {
+            return Ok(());
         };
+        match self.take(event)? {
+            // Who only receives has nothing to give, and nothing to list.
+            Some(Event::Asked { tag, .. } | Event::ListAsked { tag, .. }) => {
+                self.command(Command::Abort {
+                    tag,
+                    reason: Reason::NOT_FOUND,
+                })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Handles an event of a session that receives, or starts to; any other comes back.
+    pub(super) fn take(&mut self, event: Event) -> Result<Option<Event>, TransferError> {
         match event {
-            Event::Offered {
-                tag,
-                from,
-                name,
-                size,
-                encrypted,
-                ..
-            } => self.offered(tag, from, &name, size, encrypted),
-            // A receiver has nothing to give.
-            Event::Asked { tag, .. } => self.command(Command::Abort {
-                tag,
-                reason: Reason::NOT_FOUND,
-            }),
-            Event::Chunk { tag, offset, bytes } => self.chunk(tag, offset, bytes),
-            Event::Received { tag, hash } => self.received(tag, hash),
-            Event::Progress { tag, snapshot } => {
-                if let Some(incoming) = self.sessions.get(&tag) {
-                    let (name, peer) = (incoming.name.clone(), incoming.from);
-                    (self.observer)(&Update::Progress {
-                        name,
-                        peer,
-                        snapshot,
-                    });
-                }
-                Ok(())
+            Event::Offered { .. } => self.offered(event)?,
+            Event::Chunk { tag, offset, bytes } => self.chunk(tag, offset, bytes)?,
+            Event::Received { tag, hash } => self.received(tag, hash)?,
+            Event::Progress { tag, snapshot } if self.sessions.contains_key(&tag) => {
+                let incoming = &self.sessions[&tag];
+                let (name, peer) = (incoming.name.clone(), incoming.from);
+                (self.observer)(&Update::Progress {
+                    name,
+                    peer,
+                    snapshot,
+                });
             }
             Event::Finished {
                 tag,
                 snapshot,
                 result,
-            } => {
-                self.finished(tag, snapshot, result);
-                Ok(())
-            }
-            Event::Closed { tag } => {
+            } if self.sessions.contains_key(&tag) => self.finished(tag, snapshot, result),
+            Event::Closed { tag } if self.sessions.contains_key(&tag) => {
                 self.sessions.remove(&tag);
-                Ok(())
             }
-            // A receiver asks for nothing that these answer.
-            Event::Connected { .. } | Event::Want { .. } => Ok(()),
+            Event::Asked { .. }
+            | Event::ListAsked { .. }
+            | Event::Listing { .. }
+            | Event::Connected { .. }
+            | Event::Want { .. }
+            | Event::Progress { .. }
+            | Event::Finished { .. }
+            | Event::Closed { .. } => return Ok(Some(event)),
         }
+        Ok(None)
     }
 
-    fn offered(
-        &mut self,
-        tag: Tag,
-        from: SocketAddr,
-        raw: &[u8],
-        size: u64,
-        encrypted: bool,
-    ) -> Result<(), TransferError> {
-        let admitted = if self.closing {
-            Err((Reason::BUSY, "this receiver is about to end".to_owned()))
-        } else {
-            admit(self.directory, raw, size)
+    fn offered(&mut self, event: Event) -> Result<(), TransferError> {
+        let Event::Offered {
+            tag,
+            from,
+            name: raw,
+            size,
+            encrypted,
+            via,
+            identity,
+            ..
+        } = event
+        else {
+            return Ok(());
         };
-        match admitted {
+        match self.admit(tag, via, &raw, size) {
             Ok(name) => {
                 (self.observer)(&Update::Connected {
+                    direction: Direction::In,
+                    identity,
                     name: name.clone(),
                     peer: from,
                     size,
@@ -271,6 +302,7 @@ where
                 let incoming = Incoming {
                     name,
                     from,
+                    identity,
                     hash: 0,
                     state: State::Accepted { size },
                     fault: None,
@@ -280,16 +312,42 @@ where
             }
             Err((reason, because)) => {
                 self.tally.refused += 1;
-                let name = raw.escape_ascii().to_string();
-                (self.observer)(&Update::Refused {
-                    name,
-                    peer: from,
-                    reason,
-                    because,
-                });
+                if via == Via::Pull {
+                    // This side asked for it, and cannot take it.
+                    let name = self.accepts.wanted.get(&tag).cloned().unwrap_or_default();
+                    let advice = "fetch it into another directory, or remove what is in its way";
+                    let what = attempt(&name, from);
+                    self.last = Some(Err(TransferError::new(Kind::Failed, what, because, advice)));
+                } else {
+                    let name = raw.escape_ascii().to_string();
+                    (self.observer)(&Update::Refused {
+                        name,
+                        peer: from,
+                        reason,
+                        because,
+                    });
+                }
                 self.command(Command::Abort { tag, reason })
             }
         }
+    }
+
+    /// The name under which an offered file can be received, or what its sender is told and what the user is.
+    fn admit(&self, tag: Tag, via: Via, raw: &[u8], size: u64) -> Result<String, (Reason, String)> {
+        if self.closing {
+            return Err((Reason::BUSY, "this side is about to end".to_owned()));
+        }
+        if via == Via::Pull {
+            let wanted = self.accepts.wanted.get(&tag).map(String::as_bytes);
+            if wanted != Some(raw) {
+                let because = "the peer sends another file than was asked for".to_owned();
+                return Err((Reason::DISCONNECT, because));
+            }
+        } else if !self.accepts.offered {
+            let because = "files are taken with --allow-put only".to_owned();
+            return Err((Reason::FORBIDDEN, because));
+        }
+        admit(self.directory, raw, size)
     }
 
     fn chunk(&mut self, tag: Tag, offset: u64, bytes: Vec<u8>) -> Result<(), TransferError> {
@@ -324,12 +382,7 @@ where
             }
             Err(error) => {
                 let reason = refusal(&error);
-                let fault = TransferError::new(
-                    Kind::Failed,
-                    attempt(&incoming.name, incoming.from),
-                    error,
-                    "make room, or check the disk, then have it sent again",
-                );
+                let fault = uncreatable(&incoming.name, incoming.from, error);
                 self.give_up(tag, reason, fault)
             }
         }
@@ -379,6 +432,7 @@ where
             return;
         };
         let (name, peer, hash) = (incoming.name.clone(), incoming.from, incoming.hash);
+        let identity = incoming.identity;
         let verdict = match std::mem::replace(&mut incoming.state, State::Over) {
             // Its file may be complete although the peer is gone; its thread knows, or will in a moment.
             State::Finishing(outcome) => outcome.recv().ok(),
@@ -389,9 +443,14 @@ where
         let error = match (verdict, fault, result) {
             (Some(Ok(path)), _, _) => {
                 self.tally.files += 1;
+                if self.accepts.wanted.is_empty() {
+                    self.taken.insert(name.clone());
+                }
                 self.tally.bytes += snapshot.size;
                 self.last = Some(Ok(()));
                 (self.observer)(&Update::Finished {
+                    direction: Direction::In,
+                    identity,
                     name,
                     peer,
                     snapshot,
@@ -408,6 +467,11 @@ where
             (None, None, Ok(())) => return,
         };
         self.tally.failed += 1;
+        if self.accepts.wanted.contains_key(&tag) {
+            // Whoever asked for it reports it.
+            self.last = Some(Err(error));
+            return;
+        }
         let update = Update::Failed {
             name,
             peer,
@@ -421,7 +485,17 @@ where
         }
     }
 
-    fn abort_all(&mut self) -> Result<(), TransferError> {
+    /// Accepts nothing new from now on.
+    pub(super) fn close(&mut self) {
+        self.closing = true;
+    }
+
+    /// Whether nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    pub(super) fn abort_all(&mut self) -> Result<(), TransferError> {
         self.closing = true;
         let tags: Vec<Tag> = self.sessions.keys().copied().collect();
         for tag in tags {
@@ -450,7 +524,11 @@ where
 
     /// Answers stragglers until every session is closed, `patience` is at its end or the user is impatient. Files
     /// that are being verified are waited for in any case: their threads would die with the process.
-    fn linger(&mut self, patience: Duration, stop: &AtomicBool) -> Result<(), TransferError> {
+    pub(super) fn linger(
+        &mut self,
+        patience: Duration,
+        stop: &AtomicBool,
+    ) -> Result<(), TransferError> {
         self.closing = true;
         let end = Instant::now() + patience;
         loop {
@@ -473,6 +551,21 @@ where
 
     fn command(&self, command: Command) -> Result<(), TransferError> {
         self.handle.command(command).map_err(TransferError::driver)
+    }
+}
+
+/// The next event of an endpoint, if one comes within `patience`.
+pub(super) fn next_event<E>(
+    handle: &Handle<E>,
+    patience: Duration,
+) -> Result<Option<Event>, TransferError>
+where
+    E: Endpoint<Command = Command, Event = Event>,
+{
+    match handle.events().recv_timeout(patience) {
+        Ok(event) => Ok(Some(event)),
+        Err(NoEvent::Yet) => Ok(None),
+        Err(NoEvent::Stopped) => Err(TransferError::driver(Stopped)),
     }
 }
 
@@ -501,7 +594,26 @@ fn reason_for(error: &FinishError) -> Reason {
     }
 }
 
-fn unstorable(name: &str, from: SocketAddr, error: FinishError) -> TransferError {
+/// A directory that no file can go to.
+pub(super) fn unusable(directory: &Path, error: io::Error) -> TransferError {
+    let what = format!("cannot receive into {}", directory.display());
+    let advice = "name a directory that exists and that you may write to";
+    TransferError::new(Kind::Failed, what, error, advice)
+}
+
+/// A file that cannot be begun.
+pub(super) fn uncreatable(name: &str, from: SocketAddr, error: CreateError) -> TransferError {
+    let advice = match error {
+        CreateError::Name(_) => "have it sent under a plain name",
+        CreateError::Exists => "have it sent under another name, or remove the one that is there",
+        CreateError::NoSpace { .. } | CreateError::Storage(_) => {
+            "make room, or check the disk, then have it sent again"
+        }
+    };
+    TransferError::new(Kind::Failed, attempt(name, from), error, advice)
+}
+
+pub(super) fn unstorable(name: &str, from: SocketAddr, error: FinishError) -> TransferError {
     let (kind, advice) = match error {
         FinishError::HashMismatch { .. } => (
             Kind::Integrity,

@@ -4,7 +4,7 @@
 //! directory, and stops at the first failure.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,10 +13,13 @@ use std::time::{Duration, Instant};
 
 use fulmar_proto::Endpoint;
 use fulmar_proto::hpudp::{
-    self, Command, Config, Event, FILE_MAX, Failure, Reason, Request, Snapshot, Tag,
+    self, Command, Config, Event, FILE_MAX, Failure, Reason, Request, Snapshot, Tag, Trust, Via,
 };
 
-use super::{FAREWELL, Following, Kind, LINGER_SLACK, TICK, TransferError, Update, bind, seed};
+use super::{
+    Direction, FAREWELL, Following, Kind, LINGER_SLACK, TICK, TransferError, Update, any_port,
+    bind, seed,
+};
 use crate::config::{Dscp, Schedule};
 use crate::driver::{self, BUFFER_WANTED, Handle, NoEvent, Stopped};
 use crate::file::{Source, SourceError};
@@ -40,6 +43,10 @@ pub struct SendOptions {
     pub to: SocketAddr,
     /// Whether contents are encrypted.
     pub encrypt: Encryption,
+    /// How sessions begin: [`Via::Direct`] to a receiver, [`Via::Push`] to a daemon.
+    pub via: Via,
+    /// What the receiver has to prove before anything is sent.
+    pub trust: Trust,
     /// Parameters of the protocol.
     pub config: Config,
     /// What may be used at which time of the day; changes while files move.
@@ -65,6 +72,8 @@ pub struct Sent {
     pub hash: u64,
     /// Whether contents were encrypted on their way.
     pub encrypted: bool,
+    /// The static key that the receiver proved to hold.
+    pub identity: Option<[u8; 32]>,
     /// Final figures.
     pub snapshot: Snapshot,
 }
@@ -75,6 +84,8 @@ impl SendOptions {
         Self {
             to,
             encrypt: Encryption::default(),
+            via: Via::Direct,
+            trust: Trust::Anyone,
             config: Config::default(),
             bwlimit: Schedule::default(),
             dscp: Dscp::default(),
@@ -98,11 +109,7 @@ pub fn send(
         // What can be refused is refused before the first byte is sent.
         open(path)?;
     }
-    let any = match options.to {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let from = options.from.unwrap_or(any);
+    let from = options.from.unwrap_or_else(|| any_port(options.to));
     let socket = bind(from, options.dscp)?;
     observer(&Update::SocketBuffers {
         granted: socket.buffers(),
@@ -142,6 +149,13 @@ where
     sent
 }
 
+/// What is known of a receiver that answered.
+#[derive(Clone, Copy, Default)]
+struct Met {
+    encrypted: bool,
+    identity: Option<[u8; 32]>,
+}
+
 struct Sending<'a, E: Endpoint, O> {
     handle: &'a Handle<E>,
     options: &'a SendOptions,
@@ -166,12 +180,16 @@ where
             let name = source.name().to_owned();
             let request = Request {
                 encrypt,
+                via: self.options.via,
+                trust: self.options.trust,
                 ..Request::new(to, name.clone(), source.size(), hash)
             };
             match self.session(path, &source, request)? {
-                Ok((snapshot, encrypted)) => {
+                Ok((snapshot, met)) => {
                     let path = path.to_owned();
                     let update = Update::Finished {
+                        direction: Direction::Out,
+                        identity: met.identity,
                         name: name.clone(),
                         peer: to,
                         snapshot,
@@ -184,7 +202,8 @@ where
                         name,
                         size: source.size(),
                         hash,
-                        encrypted,
+                        encrypted: met.encrypted,
+                        identity: met.identity,
                         snapshot,
                     });
                 }
@@ -229,7 +248,7 @@ where
         path: &Path,
         source: &Source,
         request: Request,
-    ) -> Result<Result<(Snapshot, bool), Failure>, TransferError> {
+    ) -> Result<Result<(Snapshot, Met), Failure>, TransferError> {
         let (current, peer, name) = (Tag(self.next), request.to, request.name.clone());
         self.next += 1;
         self.command(Command::Send {
@@ -237,7 +256,7 @@ where
             request,
         })?;
         self.open.insert(current);
-        let mut encrypted = false;
+        let mut met = Met::default();
         let mut fault = None;
         loop {
             if fault.is_none() && self.options.stop.load(Relaxed) {
@@ -270,12 +289,18 @@ where
                 }
                 Event::Connected {
                     tag,
-                    encrypted: sealed,
+                    encrypted,
+                    identity,
                     ..
                 } if tag == current => {
-                    encrypted = sealed;
+                    met = Met {
+                        encrypted,
+                        identity,
+                    };
                     let (name, size) = (name.clone(), source.size());
                     (self.observer)(&Update::Connected {
+                        direction: Direction::Out,
+                        identity,
                         name,
                         peer,
                         size,
@@ -295,7 +320,7 @@ where
                     result,
                 } if tag == current => {
                     return match (result, fault) {
-                        (Ok(()), _) => Ok(Ok((snapshot, encrypted))),
+                        (Ok(()), _) => Ok(Ok((snapshot, met))),
                         (Err(_), Some(fault)) => Err(fault),
                         (Err(failure), None) => Ok(Err(failure)),
                     };
@@ -308,6 +333,8 @@ where
                 | Event::Closed { .. }
                 | Event::Offered { .. }
                 | Event::Asked { .. }
+                | Event::Listing { .. }
+                | Event::ListAsked { .. }
                 | Event::Chunk { .. }
                 | Event::Received { .. } => {}
             }
@@ -382,7 +409,7 @@ fn open(path: &Path) -> Result<Source, TransferError> {
 }
 
 /// The bytes asked for, in the buffer that came with the question.
-fn supply(
+pub(super) fn supply(
     source: &Source,
     offset: u64,
     len: usize,
@@ -397,11 +424,11 @@ fn supply(
     Ok(buffer)
 }
 
-fn attempt(path: &Path, peer: SocketAddr) -> String {
+pub(super) fn attempt(path: &Path, peer: SocketAddr) -> String {
     format!("cannot send {} to {peer}", path.display())
 }
 
-fn unreadable(path: &Path, error: SourceError) -> TransferError {
+pub(super) fn unreadable(path: &Path, error: SourceError) -> TransferError {
     let (kind, advice) = match error {
         SourceError::Open(_) => (Kind::Failed, "check the path and who may read it"),
         SourceError::NotAFile(_) => (

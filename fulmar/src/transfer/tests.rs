@@ -137,6 +137,8 @@ fn taker(
         | Command::Serve { .. }
         | Command::Have { .. }
         | Command::Limit { .. }
+        | Command::List { .. }
+        | Command::Listing { .. }
         | Command::Stored { .. }
         | Command::Verified { .. } => {
             panic!("not a sender's")
@@ -421,10 +423,12 @@ fn giver(
             events.extend(end(tag, Err(Failure::Aborted(reason)), 0));
         }
         Command::Send { .. }
+        | Command::Limit { .. }
+        | Command::List { .. }
+        | Command::Listing { .. }
         | Command::Pull { .. }
         | Command::Serve { .. }
         | Command::Have { .. }
-        | Command::Limit { .. }
         | Command::Supply { .. } => panic!("not a receiver's"),
     })
 }
@@ -475,6 +479,7 @@ fn files_are_received_refused_and_verified() {
     assert_eq!(
         tally,
         Tally {
+            served: 0,
             files: 2,
             bytes: 333_333,
             refused: 2,
@@ -521,6 +526,7 @@ fn once_ends_with_the_first_accepted_transfer() {
     assert_eq!(
         tally,
         Tally {
+            served: 0,
             files: 1,
             bytes: 9,
             refused: 1,
@@ -661,6 +667,8 @@ fn an_offer_alone_makes_no_file_and_ends_nothing() {
             | Command::Serve { .. }
             | Command::Have { .. }
             | Command::Limit { .. }
+            | Command::List { .. }
+            | Command::Listing { .. }
             | Command::Supply { .. }
             | Command::Abort { .. } => {
                 panic!("unexpected")
@@ -724,6 +732,8 @@ fn what_cannot_be_made_when_its_first_bytes_come_ends_the_session() {
         | Command::Serve { .. }
         | Command::Have { .. }
         | Command::Limit { .. }
+        | Command::List { .. }
+        | Command::Listing { .. }
         | Command::Supply { .. }
         | Command::Verified { .. } => {
             panic!("unexpected")
@@ -772,6 +782,8 @@ fn bytes_beyond_the_announced_size_end_the_session() {
         | Command::Serve { .. }
         | Command::Have { .. }
         | Command::Limit { .. }
+        | Command::List { .. }
+        | Command::Listing { .. }
         | Command::Supply { .. }
         | Command::Verified { .. } => {
             panic!("unexpected")

@@ -6,6 +6,7 @@
 
 mod narrator;
 mod progress;
+mod quota;
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -17,6 +18,7 @@ use serde::Serialize;
 pub(crate) use narrator::{Narrator, Role};
 use progress::Progress;
 pub(crate) use progress::short_time;
+use quota::Quota;
 
 /// How to talk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +81,16 @@ pub(crate) enum Event<'a> {
         /// The address.
         listen: SocketAddr,
     },
+    /// Figures for those who watch are served.
+    Metrics {
+        /// The address.
+        listen: SocketAddr,
+    },
+    /// More happened of which strangers can make much, and was not said.
+    Unsaid {
+        /// How many events.
+        count: u64,
+    },
     /// What the kernel granted the socket, in bytes.
     Socket {
         /// Receive buffer.
@@ -98,6 +110,8 @@ pub(crate) enum Event<'a> {
         size: u64,
         /// Whether contents are encrypted.
         encrypted: bool,
+        /// Fingerprint of the key that the peer proves to hold.
+        identity: Option<String>,
     },
     /// The peer does not encrypt, and the file goes in the clear because that was allowed.
     Unencrypted {
@@ -116,6 +130,8 @@ pub(crate) enum Event<'a> {
         hash: String,
         /// Where it was stored (receiver) or read (sender).
         path: Cow<'a, str>,
+        /// Fingerprint of the key that the peer proved to hold; null, and nobody knows who it was.
+        identity: Option<String>,
         /// File bits a second over the whole session.
         average_bps: u64,
         /// Final figures.
@@ -277,6 +293,7 @@ mod tests {
             peer,
             hash: format!("{:016x}", 7),
             path: "a".into(),
+            identity: None,
             average_bps: 1,
             figures,
         };

@@ -3,11 +3,13 @@
 //! It does *not* end anything: the error that ends a command is printed by whoever gets it.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
-use fulmar::transfer::Update;
+use fulmar::identity::PublicKey;
+use fulmar::transfer::{Direction, Update};
 use fulmar_proto::engine::{Bitrate, Bytes};
 
-use super::{Event, Figures, Progress, Voice, escaped, short_time};
+use super::{Event, Figures, Progress, Quota, Voice, escaped, short_time};
 use crate::cli::Fault;
 
 /// Tells what happens to the files of one command.
@@ -16,17 +18,17 @@ pub(crate) struct Narrator {
     voice: Voice,
     progress: Progress,
     role: Role,
+    /// Of what strangers cause.
+    quota: Quota,
 }
 
 /// At which end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Of `fulmar send`.
-    Sender,
-    /// Of `fulmar recv`, which goes on after a failure.
-    Receiver,
-    /// Of `fulmar recv --once`, which ends with it, so that it is told by whoever prints errors.
-    ReceiverOnce,
+    /// Of who called, or waits for one transfer: a failure ends the command, and is told by whoever prints errors.
+    Client,
+    /// Of who is called, and goes on after a failure.
+    Daemon,
 }
 
 impl Narrator {
@@ -36,6 +38,7 @@ impl Narrator {
             voice,
             progress: Progress::new(voice),
             role,
+            quota: Quota::new(LINES),
         }
     }
 
@@ -46,12 +49,17 @@ impl Narrator {
 
     /// Tells of one update.
     pub(crate) fn tell(&mut self, update: &Update) {
+        if !self.is_said(update) {
+            return;
+        }
         match update {
             Update::SocketBuffers { granted, wanted } => {
                 self.socket(granted.recv, granted.send, *wanted)
             }
             Update::Hashing { name, done, total } => self.progress.hashing(name, *done, *total),
             Update::Connected {
+                direction,
+                identity,
                 name,
                 peer,
                 size,
@@ -61,10 +69,9 @@ impl Narrator {
                     "{}: {} {} {peer}, {}",
                     escaped(name.as_bytes()),
                     Bytes(*size),
-                    if self.role == Role::Sender {
-                        "to"
-                    } else {
-                        "from"
+                    match direction {
+                        Direction::Out => "to",
+                        Direction::In => "from",
                     },
                     if *encrypted {
                         "encrypted"
@@ -77,6 +84,7 @@ impl Narrator {
                     peer: *peer,
                     size: *size,
                     encrypted: *encrypted,
+                    identity: fingerprint(*identity),
                 });
             }
             Update::Unencrypted { name, peer } => {
@@ -95,6 +103,8 @@ impl Narrator {
                 snapshot,
             } => self.progress.update(name, *peer, snapshot),
             Update::Finished {
+                direction,
+                identity,
                 name,
                 peer,
                 snapshot,
@@ -103,13 +113,19 @@ impl Narrator {
             } => {
                 self.progress.clear(name, *peer);
                 let average = Bitrate::from_transfer(snapshot.size, snapshot.elapsed);
-                let verb = if self.role == Role::Sender {
-                    "sent to"
-                } else {
-                    "received from"
+                let verb = match direction {
+                    Direction::Out => "sent to",
+                    Direction::In => "received from",
+                };
+                let identity = fingerprint(*identity);
+                // Who is called knows nobody.
+                let who = match (&identity, self.role) {
+                    (Some(key), _) => format!(", authenticated {key}"),
+                    (None, Role::Client) => ", not authenticated".to_owned(),
+                    (None, Role::Daemon) => String::new(),
                 };
                 self.say(&format!(
-                    "{}: {verb} {peer}, {} in {}, {average}, loss {:.1} %, hash {hash:016x} verified",
+                    "{}: {verb} {peer}, {} in {}, {average}, loss {:.1} %, hash {hash:016x} verified{who}",
                     escaped(name.as_bytes()),
                     Bytes(snapshot.size),
                     short_time(snapshot.elapsed),
@@ -119,6 +135,7 @@ impl Narrator {
                     peer: *peer,
                     hash: format!("{hash:016x}"),
                     path: path.to_string_lossy(),
+                    identity,
                     average_bps: average.bits_per_sec(),
                     figures: Figures::new(name, snapshot),
                 });
@@ -139,7 +156,7 @@ impl Narrator {
                 ..
             } => {
                 // An offer that nothing followed does not end the command.
-                if self.role == Role::ReceiverOnce && *began {
+                if self.role == Role::Client && *began {
                     self.progress.clear(name, *peer);
                 } else {
                     self.failed(&Fault::from(error), name, *peer);
@@ -147,6 +164,41 @@ impl Narrator {
             }
             // The library may learn to say more; nothing depends on it.
             _ => {}
+        }
+    }
+
+    /// Whether an update at a receiver is for the user: strangers can cause what needs no file of theirs as often as they
+    /// like, and fill a disk with it (E4).
+    fn is_said(&mut self, update: &Update) -> bool {
+        let forgeable = match update {
+            Update::Connected { .. } | Update::Refused { .. } => true,
+            Update::Failed { began, .. } => self.role == Role::Daemon || !began,
+            // Of a session without a packet there is nothing to show.
+            Update::Progress { snapshot, .. } => return snapshot.data + snapshot.parities > 0,
+            Update::SocketBuffers { .. }
+            | Update::Hashing { .. }
+            | Update::Unencrypted { .. }
+            | Update::Finished { .. }
+            | _ => false,
+        };
+        if !forgeable {
+            return true;
+        }
+        match self.quota.admit(Instant::now()) {
+            Some(count) => {
+                self.left_out(count);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn left_out(&self, count: u64) {
+        if count > 0 {
+            self.say(&format!(
+                "note: left out {count} lines about offers, refusals and failures"
+            ));
+            self.voice.emit(&Event::Unsaid { count });
         }
     }
 
@@ -172,3 +224,15 @@ impl Narrator {
         });
     }
 }
+
+fn fingerprint(key: Option<[u8; 32]>) -> Option<String> {
+    key.map(|key| PublicKey(key).fingerprint().to_string())
+}
+impl Drop for Narrator {
+    fn drop(&mut self) {
+        self.left_out(self.quota.left_out());
+    }
+}
+
+/// Lines a second that strangers may cause (E4), and at once.
+const LINES: u64 = 10;

@@ -10,7 +10,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,7 @@ impl Receiver {
 
     /// `fulmar recv` at `listen`.
     pub(crate) fn start_at(listen: &str, into: &Path, options: &[&str]) -> Self {
-        Self::start_with(Command::new(BINARY), listen, into, options)
+        Self::start_with(fulmar(), listen, into, options)
     }
 
     /// `fulmar recv` behind what `command` begins with, such as a tracer.
@@ -76,13 +76,7 @@ impl Receiver {
 
 /// `fulmar send`, started.
 pub(crate) fn send(files: &[impl AsRef<OsStr>], to: &str, options: &[&str]) -> End {
-    End::spawn(
-        Command::new(BINARY)
-            .arg("send")
-            .args(files)
-            .arg(to)
-            .args(options),
-    )
+    End::spawn(fulmar().arg("send").args(files).arg(to).args(options))
 }
 
 impl End {
@@ -386,3 +380,26 @@ fn peak(id: u32) -> u64 {
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_fulmar");
 /// Longer than anything here takes on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// The program under test, which keeps its keys in a place of its own.
+pub(crate) fn fulmar() -> Command {
+    let mut command = Command::new(BINARY);
+    command.env("XDG_CONFIG_HOME", config_home());
+    command
+}
+
+/// Where the programs of this test process keep their keys.
+pub(crate) fn config_home() -> &'static Path {
+    static HOME: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let home = HOME.get_or_init(|| {
+        let home = tempfile::tempdir().unwrap();
+        // The key is there before anybody counts or fails system calls.
+        let made = Command::new(BINARY)
+            .args(["key", "show"])
+            .env("XDG_CONFIG_HOME", home.path())
+            .output();
+        assert!(made.unwrap().status.success());
+        home
+    });
+    home.path()
+}

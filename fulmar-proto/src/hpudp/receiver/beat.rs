@@ -2,12 +2,14 @@
 //!
 //! It does *not* take packets apart.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::super::config::{Config, DATAGRAM_MAX, HEADER};
+use super::super::config::{BLOCK, Config, DATAGRAM_MAX, HEADER};
 use super::super::packet::{
     EXTENSION_MAX, Extension, Feedback, HAD_MAX, Header, Heartbeat, Kind, feature, flag,
 };
+use super::super::ranges;
 use super::super::session::{Shared, Timer, table_interval};
 use super::{FIRST_BEATS, PROGRESS, Receiver, State};
 
@@ -122,11 +124,13 @@ impl Receiver {
             self.beat.loss = loss;
         }
         let contiguous = self.blocks.contiguous();
-        let nacks = if self.state == State::Receiving {
-            self.missing(now, contiguous)
-        } else {
-            Vec::new()
-        };
+        let (mut nacks, mut runs) = (Vec::new(), Vec::new());
+        if self.state == State::Receiving {
+            match self.ranged() {
+                true => runs = self.runs(now, contiguous),
+                false => nacks = self.nacks(now, contiguous),
+            }
+        }
         // Before anything has come there is nothing to feed back, and every byte counts (19.5).
         let feedback = (self.arrivals.count > 0).then(|| self.feedback(now, shared.config));
         let extension = self.extended.then(|| Extension {
@@ -142,6 +146,7 @@ impl Receiver {
             contiguous: contiguous.saturating_sub(1),
             nacks,
             extension,
+            runs,
         };
         let before = buf.len();
         let signer = self.control.as_mut().map(|it| &mut it.signer);
@@ -157,22 +162,64 @@ impl Receiver {
         }
     }
 
-    fn missing(&mut self, now: Instant, contiguous: u64) -> Vec<u64> {
-        let mut list = Vec::new();
-        let interval = self.interval();
+    /// Whether the sender reads runs of missing chunks.
+    fn ranged(&self) -> bool {
+        let theirs = self.offer.extension.as_ref();
+        self.extended && theirs.is_some_and(|it| it.has(feature::RANGES))
+    }
+
+    /// The published list.
+    fn nacks(&mut self, now: Instant, contiguous: u64) -> Vec<u64> {
+        let limit = self.list_room() / 8;
+        if !self.extended {
+            let quiet = self.interval() * 2;
+            let mut list = Vec::new();
+            self.blocks
+                .missing(now, contiguous, quiet, limit, &mut list);
+            return list;
+        }
+        let list = self.missing(now, contiguous, limit);
+        self.beat.cursor = list.last().map_or(0, |seq| seq + 1);
+        list
+    }
+
+    /// As many runs as the datagram holds (18.5.4).
+    fn runs(&mut self, now: Instant, contiguous: u64) -> Vec<Range<u64>> {
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for seq in self.missing(now, contiguous, RUN_CHUNKS) {
+            match runs.last_mut() {
+                Some(run) if run.end == seq => run.end = seq + 1,
+                _ => runs.push(seq..seq + 1),
+            }
+        }
+        let fitting = ranges::encode(&runs, self.list_room(), &mut Vec::new());
+        let cut = runs.get(fitting).map(|run| run.start / BLOCK * BLOCK);
+        runs.truncate(fitting);
+        // A block is told whole, or not yet: the sender judges it as one.
+        if let Some(cut) = cut.filter(|cut| runs.first().is_some_and(|run| run.start < *cut)) {
+            while let Some(run) = runs.pop_if(|run| run.end > cut) {
+                runs.extend((run.start < cut).then_some(run.start..cut));
+            }
+        }
+        self.beat.cursor = runs.last().map_or(0, |run| run.end);
+        runs
+    }
+
+    /// Bytes a heartbeat has for what is missing, by the datagram and by what the sender's address has paid for.
+    fn list_room(&self) -> usize {
         let extension = if self.extended {
             EXTENSION_MAX + 2 + 8 * self.blocks.had(HAD_MAX).len()
         } else {
             0
         };
         let fixed = HEADER + 36 + extension;
-        let limit = self.ledger.room().min(DATAGRAM_MAX).saturating_sub(fixed) / 8;
-        if !self.extended {
-            self.blocks
-                .missing(now, contiguous, interval * 2, limit, &mut list);
-            return list;
-        }
-        let quiet = (interval * 2).max(QUIET);
+        self.ledger.room().min(DATAGRAM_MAX).saturating_sub(fixed)
+    }
+
+    /// Up to `limit` missing chunks, from where the last heartbeat stopped, and from the front again.
+    fn missing(&mut self, now: Instant, contiguous: u64, limit: usize) -> Vec<u64> {
+        let mut list = Vec::new();
+        let quiet = (self.interval() * 2).max(QUIET);
         let from = self.beat.cursor.max(contiguous);
         self.blocks.missing(now, from, quiet, limit, &mut list);
         if list.len() < limit && from > contiguous {
@@ -181,7 +228,6 @@ impl Receiver {
                 .missing(now, contiguous, quiet, limit - list.len(), &mut wrapped);
             list.extend(wrapped.into_iter().take_while(|seq| *seq < from));
         }
-        self.beat.cursor = list.last().map_or(0, |seq| seq + 1);
         list
     }
 
@@ -250,5 +296,7 @@ fn saturate(rate: f64) -> u32 {
 const TRAIN: u64 = 10;
 /// A block quiet for this long, at least, is asked for again although its successors have not come.
 const QUIET: Duration = Duration::from_millis(10);
+/// Chunks looked at for one heartbeat's runs: more than single holes could fill it with.
+const RUN_CHUNKS: usize = 4096;
 /// One heartbeat byte per this many arriving ones.
 const FEEDBACK_COST: f64 = 64.0;

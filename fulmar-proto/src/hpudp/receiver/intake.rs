@@ -87,9 +87,7 @@ impl Receiver {
             self.hand_up(&mut runs, shared);
         }
         *shared.runs = runs;
-        if self.blocks.complete() && self.state == State::Receiving {
-            self.verify(now, shared);
-        }
+        self.verify_if_whole(now, shared);
         proof
     }
 

@@ -3,11 +3,12 @@
 //! It does *not* send: repairs are queued and leave in their turn.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::super::blocks;
-use super::super::config::{BLOCK, Config, DATAGRAM_MAX, Layout};
+use super::super::config::{BLOCK, Config, DATAGRAM_MAX, Layout, WINDOW, WINDOW_BLOCKS};
 use super::super::packet::{Extension, Header, Heartbeat};
+use super::super::parity;
 use super::super::rate::Report;
 use super::super::session::{Counter, Proof, Shared, Timer};
 use super::{COOLDOWN, READ_AHEAD, Sender, State};
@@ -89,7 +90,7 @@ impl Sender {
             // Whoever said that everything had come was not this receiver.
             self.doubtful_since = None;
         }
-        let first_time = self.book_nacks(now, &beat);
+        let first_time = self.book(now, &beat, shared.config);
         self.feedback.infer_loss(first_time, self.counts.data);
         self.steer(now, &beat, fresh);
         self.ask(shared);
@@ -169,7 +170,8 @@ impl Sender {
 
     fn is_plausible(&self, beat: &Heartbeat) -> bool {
         if beat.echo == 0 {
-            return beat.dispersion == 0 && beat.contiguous == 0 && beat.nacks.is_empty();
+            let missing = !beat.nacks.is_empty() || !beat.runs.is_empty();
+            return beat.dispersion == 0 && beat.contiguous == 0 && !missing;
         }
         // Chunks count as sent that the receiver had before.
         let reach = match &beat.extension {
@@ -179,7 +181,8 @@ impl Sender {
             Some(_) | None => self.next,
         };
         let claims = beat.contiguous == 0 || beat.contiguous < reach;
-        let sent = beat.nacks.iter().all(|seq| *seq < reach);
+        let sent = beat.nacks.iter().all(|seq| *seq < reach)
+            && beat.runs.iter().all(|run| run.end <= reach);
         claims && sent && self.marks.issued(beat.echo)
     }
 
@@ -230,13 +233,16 @@ impl Sender {
         self.ask(shared);
     }
 
-    /// Queues what is missing, each chunk at most once in 1.25 round trips. Returns how many were named for the
-    /// first time.
-    fn book_nacks(&mut self, now: Instant, beat: &Heartbeat) -> u64 {
-        let cooldown = self.rtt.smoothed().map_or(COOLDOWN, |rtt| rtt * 5 / 4);
+    /// Queues what is missing and not on its way. Returns how many chunks were named for the first time.
+    fn book(&mut self, now: Instant, beat: &Heartbeat, config: &Config) -> u64 {
+        let proof = self.proof(now, beat);
+        let held = self.window.base() * BLOCK..self.next;
+        let named = beat.nacks.iter().map(|&seq| seq..seq + 1);
+        let named = named.chain(beat.runs.iter().cloned());
         let mut first_time = 0;
-        let mut holes: Option<(u64, u64)> = None;
-        for &seq in &beat.nacks {
+        // Holes queued of the block now looked at.
+        let mut holes: Vec<u64> = Vec::new();
+        for seq in named.flat_map(|run| run.start.max(held.start)..run.end.min(held.end)) {
             let Some(sent) = self.window.get(seq / BLOCK) else {
                 continue;
             };
@@ -245,92 +251,97 @@ impl Sender {
                 continue;
             }
             first_time += u64::from(sent.resent[at] == 0);
-            let last = match sent.resent[at] {
-                0 => self.marks.time_of(sent.stamps[at]),
-                ms => self.started + Duration::from_millis(u64::from(ms)),
-            };
-            if now.saturating_duration_since(last) < cooldown {
+            let late = proof.lost(sent.stamps[at].max(sent.resent[at]), sent.last);
+            if !late || self.repairs.contains(seq) {
                 continue;
             }
             self.repairs.insert(seq..seq + 1);
-            match &mut holes {
-                Some((block, count)) if *block == seq / BLOCK => *count += 1,
-                _ => {
-                    if let Some((block, count)) = holes.replace((seq / BLOCK, 1)) {
-                        self.reinforce(now, block, count, cooldown);
-                    }
-                }
+            if holes
+                .first()
+                .is_some_and(|first| first / BLOCK != seq / BLOCK)
+            {
+                self.reinforce(&holes, config);
+                holes.clear();
             }
+            holes.push(seq);
         }
-        if let Some((block, count)) = holes {
-            self.reinforce(now, block, count, cooldown);
-        }
+        self.reinforce(&holes, config);
         // Nothing named, and yet not everything there: the tail was lost whole (11).
-        if beat.nacks.is_empty() && self.all_sent() && self.contiguous < self.total {
+        let named = !beat.nacks.is_empty() || !beat.runs.is_empty();
+        if !named && self.all_sent() && self.contiguous < self.total {
             let from = if beat.contiguous == 0 {
                 0
             } else {
                 beat.contiguous + 1
             };
-            for seq in from..self.total.min(from + TAIL) {
-                self.offer(now, seq, cooldown);
-            }
+            self.offer(from..self.total.min(from + TAIL), &proof);
         }
         // A front of 0 says "nothing" and "chunk 0" alike, and the known implementation never asks for chunk 0.
         if beat.contiguous == 0 && self.next > BLOCK && self.extension.is_none() {
-            self.offer(now, 0, cooldown);
+            self.offer(0..1, &proof);
         }
         first_time
     }
 
-    /// Queues a chunk nobody asked for, if it left so long ago that an answer to it would be here.
-    fn offer(&mut self, now: Instant, seq: u64, cooldown: Duration) {
-        let sent = self.window.get(seq / BLOCK);
-        let Some(sent) = sent.filter(|it| !it.bytes.is_empty()) else {
-            return;
+    /// When a chunk that a heartbeat names must have left to be lost: so long before a packet that arrived that
+    /// reordering cannot explain it, or so long ago that an answer to it would be here (9.5).
+    fn proof(&self, now: Instant, beat: &Heartbeat) -> Proven {
+        let smoothed = self.rtt.smoothed();
+        let cooldown = smoothed.map_or(COOLDOWN, |rtt| rtt * 5 / 4);
+        let ago = |span: Duration| {
+            now.checked_sub(span)
+                .map_or(0, |at| self.marks.stamp_at(at))
         };
-        let at = (seq % BLOCK) as usize;
-        let last = match sent.resent[at] {
-            0 => self.marks.time_of(sent.stamps[at]),
-            ms => self.started + Duration::from_millis(u64::from(ms)),
-        };
-        if now.saturating_duration_since(last) >= cooldown + self.feedback.interval(true) {
-            self.repairs.insert(seq..seq + 1);
+        let counts = beat.extension.as_ref().and_then(|it| it.feedback);
+        // An older heartbeat that was overtaken speaks of its own time.
+        let highest = counts.map_or(0, |it| it.highest.min(self.feedback.echoed()));
+        Proven {
+            overtaken: highest.saturating_sub(self.reorder().as_nanos() as u64),
+            named: ago(cooldown),
+            unnamed: ago(cooldown + self.feedback.interval(true)),
         }
     }
 
-    /// At the end of a file a repair that is lost costs a round trip with nothing else to send: send fresh parity
-    /// along, enough for what this round will lose.
-    fn reinforce(&mut self, now: Instant, block: u64, holes: u64, cooldown: Duration) {
-        let p = self.feedback.loss().min(0.8);
-        if !self.all_sent() || self.extension.is_none() || p < 0.005 {
-            return;
+    /// Queues chunks nobody asked for, if they left so long ago that an answer would be here.
+    fn offer(&mut self, chunks: Range<u64>, proof: &Proven) {
+        for seq in chunks {
+            let Some(sent) = self.window.get(seq / BLOCK) else {
+                return;
+            };
+            let at = (seq % BLOCK) as usize;
+            if sent.stamps[at].max(sent.resent[at]) <= proof.unnamed {
+                self.repairs.insert(seq..seq + 1);
+            }
         }
-        let k = blocks::k(self.total, block);
-        let sent = self.window.get_mut(block);
-        let Some(sent) = sent.filter(|it| !it.bytes.is_empty()) else {
+    }
+
+    /// Where a repair that is lost would leave the pipe idle for a round trip, more goes along, as much as that is
+    /// worth: parity of the block, or copies where the receiver holds the block no longer in memory (6.7).
+    fn reinforce(&mut self, holes: &[u64], config: &Config) {
+        let Some(block) = holes.first().map(|seq| seq / BLOCK) else {
             return;
         };
-        if sent
-            .reinforced
-            .is_some_and(|at| now.duration_since(at) < cooldown)
-        {
+        let end = (block + WINDOW_BLOCKS) * BLOCK;
+        let (loss, flight) = (self.feedback.loss(), self.flight());
+        let urgent = self.is_tail() || self.next as f64 + flight >= end as f64;
+        if self.extension.is_none() || !urgent {
             return;
         }
-        sent.reinforced = Some(now);
-        let holes = holes as f64;
-        let extra = (holes * p / (1.0 - p) + 1.5 * (holes * p).sqrt() / (1.0 - p)).ceil();
-        let free = (255 - k).saturating_sub(u64::from(sent.parity_used));
-        let extra = (extra as u64).min(free) as u8;
-        self.parities
-            .extend((sent.parity_used..sent.parity_used + extra).map(|index| (block, index)));
-        sent.parity_used += extra;
+        let held = (config.block_memory / self.chunk) as u64;
+        if self.next - block * BLOCK <= held {
+            let need = holes.len() as u64;
+            return self.add_parity(block, parity::enough(need, loss, flight) - need);
+        }
+        for _ in 1..parity::enough(1, loss, flight) {
+            let room = (WINDOW as usize).saturating_sub(self.copies.len());
+            self.copies.extend(holes.iter().take(room));
+        }
     }
 
     /// Feeds the controller and takes over its rate.
     fn steer(&mut self, now: Instant, beat: &Heartbeat, fresh: Option<Duration>) {
         if let Some(bandwidth) = self.feedback.dispersion(beat) {
-            self.controller.on_dispersion(bandwidth);
+            self.controller.on_dispersion(bandwidth, self.marks.last());
         }
         let rate = self.controller.rate();
         // Delivery is believed up to twice what was sent (hostile receivers claim more).
@@ -340,7 +351,7 @@ impl Sender {
             now,
             delivery,
             loss: self.feedback.reported_loss(),
-            nacks: beat.nacks.len(),
+            nacks: beat.nacks.len() + beat.runs.len(),
             rtt: fresh,
             smoothed_rtt: self.rtt.smoothed(),
             min_rtt: self.rtt.min(),
@@ -360,6 +371,23 @@ impl Sender {
     fn wire_share(&self) -> f64 {
         let all = self.counts.data + self.counts.parities;
         all as f64 / self.counts.data.max(1) as f64 * DATAGRAM_MAX as f64 / self.chunk as f64
+    }
+}
+
+/// Stamps up to which what left is known to be lost.
+#[derive(Clone, Copy, Debug)]
+struct Proven {
+    /// If the heartbeat names it, by the order of packets; by time; and by time if it does not.
+    overtaken: u64,
+    named: u64,
+    unnamed: u64,
+}
+
+impl Proven {
+    /// Whether a chunk that left under one stamp, and whose block had its last packet under another, is lost. Order is
+    /// judged by blocks: before all that was sent for one is answered for, nobody knows what it lacks.
+    fn lost(&self, chunk: u64, block: u64) -> bool {
+        block <= self.overtaken || chunk <= self.named
     }
 }
 

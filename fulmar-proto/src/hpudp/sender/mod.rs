@@ -71,6 +71,8 @@ pub(super) struct Sender {
     /// Chunks known to be at the receiver, from the first on without a hole.
     contiguous: u64,
     repairs: RangeSet,
+    /// Chunks to send again once more (6.7).
+    copies: VecDeque<u64>,
     /// Repairs sent since the last new packet.
     streak: u32,
     parities: VecDeque<(u64, u8)>,
@@ -132,11 +134,12 @@ struct Sent {
     bytes: Vec<u8>,
     /// Stamp of each chunk's packet; 0 before it was sent.
     stamps: Vec<u64>,
-    /// When each chunk left last, in milliseconds from the start and one; 0 if never again after the first time.
-    resent: Vec<u32>,
+    /// Stamp under which each chunk would have left last, had it not kept its first; 0 if it left once.
+    resent: Vec<u64>,
+    /// The same of the last packet of the block, parity too.
+    last: u64,
     /// Parity indices used; each is sealed once.
     parity_used: u8,
-    reinforced: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -160,7 +163,7 @@ impl Sender {
         let extension = config.extensions.then(|| ours(&request));
         let asked = match request.via {
             Via::Direct | Via::Pull => {
-                Self::session_request(&request, key, extension).encode(start.id)
+                Self::session_request(&request, key, extension).encode(start.id, None)
             }
             Via::Push => PushReq {
                 size: request.size,
@@ -209,7 +212,7 @@ impl Sender {
             host_key: host.map(Secret::public),
             ..ours(&request)
         });
-        let answer = Self::session_request(&request, key, extension).encode(start.id);
+        let answer = Self::session_request(&request, key, extension).encode(start.id, None);
         let mut keys = None;
         if let Some(peer) = &asked.request.key {
             let bound = bound.then(|| Bound {
@@ -302,6 +305,7 @@ impl Sender {
             next: 0,
             contiguous: 0,
             repairs: RangeSet::new(),
+            copies: VecDeque::new(),
             streak: 0,
             parities: VecDeque::new(),
             encoder: BlockEncoder::new(Scheme::Rs8 { k: BLOCK as u16 }, chunk),
@@ -341,6 +345,17 @@ impl Sender {
         self.home = peer;
     }
 
+    /// Whether it is a push that began at this address, wherever the daemon wants the rest (4.5.4).
+    pub(super) fn was_asked_at(&self, address: SocketAddr) -> bool {
+        self.request.via == Via::Push && self.request.to == address
+    }
+
+    /// Whether anything happened under its number that another session must not be mistaken for: a stranger that asked
+    /// for a file, and has shown nothing, may ask again.
+    pub(super) fn is_used(&self) -> bool {
+        self.gate.is_none()
+    }
+
     /// Whether a request for a file is the one this session answers.
     pub(super) fn is_repeat(&self, datagram: &[u8]) -> bool {
         self.wish == datagram
@@ -349,6 +364,11 @@ impl Sender {
     /// Whether a peer asked for it.
     pub(super) fn is_served(&self) -> bool {
         self.request.via == Via::Pull
+    }
+
+    /// Whether the peer was chosen by this side, or has proved where it is.
+    pub(super) fn is_proved(&self) -> bool {
+        self.gate.is_none()
     }
 
     /// Whether who asked for it has shown nothing yet.
@@ -433,11 +453,13 @@ impl Sender {
     fn ask(&mut self, shared: &mut Shared<'_>) {
         let block_bytes = BLOCK * self.chunk as u64;
         let end = self.total.div_ceil(BLOCK);
+        // Who has shown nothing costs one block, however many there are of them.
+        let ahead = self.gate.map_or(READ_AHEAD, |_| 1);
         loop {
             let front = self.contiguous / BLOCK;
             self.wanted = self.had.next_gap(self.wanted.max(front));
             if self.wanted >= end
-                || self.wanted >= self.next / BLOCK + READ_AHEAD
+                || self.wanted >= self.next / BLOCK + ahead
                 || self.wanted - front >= WINDOW_BLOCKS
             {
                 return;
@@ -486,8 +508,8 @@ impl Sender {
             bytes,
             stamps: vec![0; k],
             resent: vec![0; k],
+            last: 0,
             parity_used: 0,
-            reinforced: None,
         };
         if self.window.push(sent).is_none() {
             self.on_abort(now, Reason::INVALID, shared);
@@ -608,7 +630,9 @@ impl Sender {
         self.asked = Vec::new();
         if accept.port.is_some() || self.extension.is_some() {
             let extension = self.extension.is_some().then(|| ours(&self.request));
-            self.asked = Self::session_request(&self.request, None, extension).encode(self.id);
+            let signer = self.control.as_mut().map(|it| &mut it.signer);
+            self.asked =
+                Self::session_request(&self.request, None, extension).encode(self.id, signer);
             self.outgoing.push_back(self.asked.clone());
             self.retry = shared.config.request_retry;
             self.timers.set(Timer::Request, now + self.retry);
@@ -651,6 +675,7 @@ impl Sender {
 
     /// The peer will not do: it is told, in the clear if need be, and nothing is sent.
     fn refuse(&mut self, now: Instant, failure: Failure, shared: &mut Shared<'_>) {
+        shared.rejects.count(Reason::DISCONNECT);
         self.say(Kind::Reject, &[Reason::DISCONNECT.0]);
         self.end(now, Err(failure), shared);
         self.timers
@@ -670,6 +695,7 @@ impl Sender {
         self.next = 0;
         self.parities.clear();
         self.repairs = RangeSet::new();
+        self.copies = VecDeque::new();
         self.unheard_from = self.marks.sent();
         self.wake = Some(now);
     }
@@ -781,8 +807,12 @@ impl Sender {
         self.window = SendWindow::with_capacity(1);
         self.spare = Vec::new();
         self.repairs = RangeSet::new();
+        self.copies = VecDeque::new();
         self.parities = VecDeque::new();
+        self.awaited = VecDeque::new();
+        self.had = RangeSet::new();
         self.sealer = None;
+        self.secret = None;
         self.probe_due = false;
         self.wake = None;
     }

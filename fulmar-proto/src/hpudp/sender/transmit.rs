@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::super::config::{BLOCK, CHUNK_PLAIN, Config, Control, DATAGRAM_MAX, Parity};
 use super::super::packet::{Header, Kind, flag};
-use super::super::parity::{self, Path};
+use super::super::parity;
 use super::super::rate::Controller;
 use super::super::session::Shared;
 use super::super::{blocks, keys};
@@ -76,6 +76,7 @@ impl Sender {
         if self.next < self.feedback.burst().min(self.total) && self.window.next() > 0 {
             return Some(max.min((self.feedback.burst() - self.next) as usize).max(1));
         }
+        self.pass_holes();
         if !self.has_something() {
             return None;
         }
@@ -87,7 +88,7 @@ impl Sender {
             return None;
         }
         let room = match self.controller {
-            Controller::Delivery(_) => self.room(now),
+            Controller::Delivery(_) | Controller::Low(_) => self.room(now),
             Controller::Hpudp(_) | Controller::Fixed(_) => usize::MAX,
         };
         if room == 0 {
@@ -107,9 +108,21 @@ impl Sender {
         Some(max.min(room).min(budget as usize))
     }
 
+    /// Moves on over blocks that were never asked of the application because the receiver had them, even if its latest
+    /// heartbeat, an old one that came late, does not say so.
+    fn pass_holes(&mut self) {
+        while let Some(sent) = self.window.get(self.next / BLOCK)
+            && sent.bytes.is_empty()
+            && self.next < self.total
+        {
+            self.next = ((self.next / BLOCK + 1) * BLOCK).min(self.total);
+        }
+    }
+
     fn has_something(&self) -> bool {
         !self.parities.is_empty()
             || !self.repairs.is_empty()
+            || !self.copies.is_empty()
             || self.next < (self.window.next() * BLOCK).min(self.total)
     }
 
@@ -144,7 +157,11 @@ impl Sender {
     /// Three repairs, then something new, so that a flood of them cannot stop progress (9, lesson D).
     fn next_packet(&mut self, now: Instant, buf: &mut Vec<u8>, config: &Config) -> bool {
         let fresh = self.next < (self.window.next() * BLOCK).min(self.total);
-        if (self.streak < 3 || !fresh) && self.repair(now, buf, config) {
+        // Once everything was sent, a block's repairs and parity leave together, so that they are answered together.
+        let parity_first = !fresh
+            && matches!((self.parities.front(), self.repairs.first()),
+                (Some((block, _)), Some(seq)) if *block < seq / BLOCK);
+        if !parity_first && (self.streak < 3 || !fresh) && self.repair(now, buf, config) {
             self.streak += 1;
             return true;
         }
@@ -170,6 +187,7 @@ impl Sender {
         self.end_of_block(seq, config);
         if self.next.is_multiple_of(BLOCK) {
             self.next = (self.had.next_gap(self.next / BLOCK) * BLOCK).min(self.total);
+            self.pass_holes();
         }
     }
 
@@ -178,7 +196,7 @@ impl Sender {
             self.wake = self.repair_gate;
             return false;
         }
-        while let Some(seq) = self.repairs.pop_first() {
+        while let Some(seq) = self.repairs.pop_first().or_else(|| self.copies.pop_front()) {
             if self.data(now, seq, buf) {
                 self.counts.retransmitted += 1;
                 let batch = config.control == Control::Hpudp && self.all_sent();
@@ -199,27 +217,61 @@ impl Sender {
             return;
         }
         let m = match (config.parity, self.feedback.knows_loss()) {
-            (Parity::Table, true) => parity::table(self.feedback.reported_loss(), k),
-            (_, false) => ((k * u64::from(START_PARITY)).div_ceil(100)).max(2) as u8,
-            (Parity::Adaptive, true) => {
-                let path = Path {
-                    loss: self.feedback.loss(),
-                    rate: self.controller.rate(),
-                    rtt: self.rtt.smoothed().unwrap_or(COOLDOWN),
-                    interval: self.feedback.interval(true),
-                    room: config.block_memory as f64,
-                    left: self.total - seq - 1,
-                };
-                parity::adaptive(&path, k)
+            (Parity::Table, true) => u64::from(parity::table(self.feedback.reported_loss(), k)),
+            (Parity::Adaptive, true) if self.is_tail() => {
+                parity::enough(k, self.feedback.loss(), self.flight()) - k
             }
+            (Parity::Adaptive, true) if self.extension.is_none() => {
+                let interval = self.feedback.interval(true);
+                let packets = self.controller.rate() / DATAGRAM_MAX as f64;
+                u64::from(parity::unasked(self.feedback.loss(), packets, interval, k))
+            }
+            (Parity::Adaptive, true) => 0,
+            (Parity::Adaptive, false) if self.extension.is_some() && !self.is_tail() => 0,
+            (_, false) => (k * u64::from(START_PARITY)).div_ceil(100).max(2),
         };
-        self.parity_now = m;
-        let m = m.min((255 - k) as u8);
-        if let Some(sent) = self.window.get_mut(block) {
-            self.parities
-                .extend((sent.parity_used..sent.parity_used + m).map(|index| (block, index)));
-            sent.parity_used += m;
-        }
+        self.parity_now = m.min(255 - k) as u8;
+        self.add_parity(block, m);
+    }
+
+    /// Queues parity of a block that was not used yet, as far as there is any.
+    pub(super) fn add_parity(&mut self, block: u64, count: u64) {
+        let k = blocks::k(self.total, block);
+        let Some(sent) = self.window.get_mut(block) else {
+            return;
+        };
+        let free = (255 - k).saturating_sub(u64::from(sent.parity_used));
+        let count = count.min(free) as u8;
+        self.parities
+            .extend((sent.parity_used..sent.parity_used + count).map(|index| (block, index)));
+        sent.parity_used += count;
+    }
+
+    /// Packets that leave in the time in which a loss is noticed: what one more round trip at the end is worth.
+    pub(super) fn flight(&self) -> f64 {
+        let answer = self.rtt.smoothed().unwrap_or(COOLDOWN) + self.feedback.interval(true);
+        let round = answer + self.reorder();
+        self.controller.rate() / DATAGRAM_MAX as f64 * round.as_secs_f64()
+    }
+
+    /// How much later than a packet sent after it one may arrive (9.5).
+    pub(super) fn reorder(&self) -> Duration {
+        let eighth = self.rtt.min().map_or(REORDER_MAX, |rtt| rtt / 8);
+        eighth.clamp(REORDER_MIN, REORDER_MAX)
+    }
+
+    /// Whether everything else will have left by the time that a loss of now can be repaired, so that repairing it
+    /// makes the transfer longer.
+    pub(super) fn is_tail(&self) -> bool {
+        let extra = self.parities.len() + self.copies.len();
+        let spared = self.had.iter().map(|it| {
+            (it.end * BLOCK)
+                .min(self.total)
+                .saturating_sub((it.start * BLOCK).max(self.next))
+        });
+        let unsent = (self.total - self.next).saturating_sub(spared.sum());
+        let left = unsent + self.repairs.len() + extra as u64;
+        left as f64 <= self.flight()
     }
 
     /// One DATA packet, for the first time or again. A sealed one is the same bytes each time; a plain one gets a
@@ -233,9 +285,9 @@ impl Sender {
         let issued = self.marks.issue(now);
         let at = (seq % BLOCK) as usize;
         let again = sent.stamps[at] != 0;
+        sent.last = issued;
         if again {
-            let ms = now.duration_since(self.started).as_millis() + 1;
-            sent.resent[at] = u32::try_from(ms).unwrap_or(u32::MAX);
+            sent.resent[at] = issued;
         }
         if !again || !sealed {
             sent.stamps[at] = issued;
@@ -265,7 +317,7 @@ impl Sender {
     /// One PARITY packet, computed now; `false` when the block is no longer needed.
     fn parity(&mut self, now: Instant, block: u64, index: u8, buf: &mut Vec<u8>) -> bool {
         let k = blocks::k(self.total, block);
-        let sent = self.window.get(block);
+        let sent = self.window.get_mut(block);
         let Some(sent) = sent.filter(|it| !it.bytes.is_empty()) else {
             return false;
         };
@@ -287,6 +339,7 @@ impl Sender {
             flags: if last { flag::END } else { 0 },
             stamp: self.marks.issue(now),
         };
+        sent.last = header.stamp;
         let mut payload = [0; CHUNK_PLAIN];
         let payload = &mut payload[..self.chunk];
         encoder.parity(index, &sent.bytes, payload);
@@ -357,6 +410,9 @@ const UNHEARD: u64 = 2_000_000 / DATAGRAM_MAX as u64;
 /// Under the published rules the last repairs leave in batches of ten, two milliseconds apart (11).
 const TEARDOWN_BATCH: u64 = 10;
 const TEARDOWN_PAUSE: Duration = Duration::from_millis(2);
+/// Reordering that is expected: an eighth of a round trip, within these bounds.
+const REORDER_MIN: Duration = Duration::from_millis(1);
+const REORDER_MAX: Duration = Duration::from_millis(25);
 /// Beyond two round trips, how long a packet counts as in flight.
 const STALL: Duration = Duration::from_millis(20);
 /// The same where it is the receiver's room that limits.

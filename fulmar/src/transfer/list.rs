@@ -1,0 +1,94 @@
+//! What a daemon has: [`list`].
+//!
+//! The answer is neither encrypted nor proved to be the daemon's (HP-UDP 18.6): it is good for looking, and whatever is
+//! then fetched proves itself. It does *not* fetch.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use fulmar_proto::hpudp::{Command, Event, Failure, Tag};
+
+use super::recv::next_event;
+use super::{GetOptions, Kind, TICK, TransferError, any_port, bind, spawn_bulk};
+
+/// A file that a daemon gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// As the daemon wrote it; hostile until escaped.
+    pub name: String,
+    /// Bytes; none where the daemon does not say.
+    pub size: Option<u64>,
+}
+
+/// Asks a daemon what it has.
+///
+/// # Errors
+/// If it does not answer, as one without lists does not, or `options.stop` was set.
+pub fn list(options: &GetOptions) -> Result<Vec<Listed>, TransferError> {
+    let peer = options.from;
+    let here = any_port(peer);
+    let socket = bind(here, options.dscp)?;
+    let handle = spawn_bulk(socket, here, options.config.clone())?;
+    let what = || format!("cannot list what {peer} has");
+    let mut found = Vec::new();
+    for page in 0.. {
+        let (tag, first) = (Tag(page), found.len() as u64);
+        let command = Command::List {
+            tag,
+            to: peer,
+            first,
+        };
+        handle.command(command).map_err(TransferError::driver)?;
+        loop {
+            if options.stop.load(Relaxed) {
+                return Err(TransferError::stopped(what()));
+            }
+            match next_event(&handle, TICK)? {
+                Some(Event::Listing {
+                    tag: of,
+                    first: at,
+                    total,
+                    text,
+                }) if of == tag && at == first => {
+                    let text = String::from_utf8_lossy(&text).into_owned();
+                    let before = found.len();
+                    found.extend(text.lines().filter(|line| !line.is_empty()).map(read));
+                    let whole = found.len() as u64 >= total.min(MOST);
+                    if whole || found.len() == before {
+                        return Ok(found);
+                    }
+                    break;
+                }
+                Some(Event::Finished {
+                    tag: of,
+                    result: Err(failure),
+                    ..
+                }) if of == tag => {
+                    let advice =
+                        "see that a daemon runs there, and that it is one that gives lists";
+                    return Err(if failure == Failure::NoAnswer {
+                        TransferError::new(Kind::NoConnection, what(), failure, advice)
+                    } else {
+                        TransferError::session(what(), peer, failure)
+                    });
+                }
+                Some(_) | None => {}
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// `name`, tab, `size`; an early dialect writes names alone.
+fn read(line: &str) -> Listed {
+    let (name, size) = match line.rsplit_once('\t') {
+        Some((name, size)) => (name, size.parse().ok()),
+        None => (line, None),
+    };
+    Listed {
+        name: name.to_owned(),
+        size,
+    }
+}
+
+/// Entries believed in, whatever a daemon claims.
+const MOST: u64 = 1 << 20;

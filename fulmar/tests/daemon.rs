@@ -1,0 +1,195 @@
+//! `fulmar serve`, `get` and `put`: the real binary over loopback (HP-UDP 4.5, 12.2).
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Output, Stdio};
+use std::thread;
+
+use common::fulmar;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A daemon, ended when it goes.
+struct Daemon {
+    child: Child,
+    address: String,
+}
+
+impl Daemon {
+    fn start(dir: &Path, options: &[&str]) -> Self {
+        let mut child = fulmar()
+            .arg("serve")
+            .arg(dir)
+            .args(["--listen", "127.0.0.1:0", "--drain", "2s"])
+            .args(options)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = lines.find_map(|line| {
+            let line = line.unwrap();
+            let rest = line.strip_prefix("READY ")?;
+            Some(rest.split(' ').next()?.to_owned())
+        });
+        thread::spawn(move || lines.for_each(drop));
+        Self {
+            child,
+            address: address.unwrap(),
+        }
+    }
+
+    /// Asks it to end, and says with which code it did.
+    fn end(mut self) -> Option<i32> {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::TERM).unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn content(len: usize, seed: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * (i + seed) % 251) as u8).collect()
+}
+
+fn get(daemon: &Daemon, names: &[&str], into: &Path, options: &[&str]) -> Output {
+    let mut command = fulmar();
+    command.arg("get").arg(&daemon.address).args(names);
+    command.arg("--into").arg(into).args(options);
+    command.output().unwrap()
+}
+
+fn put(daemon: &Daemon, file: &Path, options: &[&str]) -> Output {
+    let mut command = fulmar();
+    command.arg("put").arg(file).arg(&daemon.address);
+    command.args(options).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn files_are_fetched_and_put_authenticated_and_in_the_clear() {
+    let (shelf, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(shelf.path().join("one"), content(3_000_000, 1)).unwrap();
+    fs::write(shelf.path().join("empty"), b"").unwrap();
+    fs::write(here.path().join("mine"), content(2_000_000, 2)).unwrap();
+    let daemon = Daemon::start(shelf.path(), &["--allow-put"]);
+
+    let output = get(&daemon, &["one", "empty"], here.path(), &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(
+        said(&output).contains("authenticated SHA256:"),
+        "{}",
+        said(&output)
+    );
+    assert_eq!(
+        fs::read(here.path().join("one")).unwrap(),
+        content(3_000_000, 1)
+    );
+    assert_eq!(fs::read(here.path().join("empty")).unwrap(), b"");
+    let listed = fulmar().arg("ls").arg(&daemon.address).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let words: Vec<&str> = listed.split_whitespace().collect();
+    assert_eq!(words, ["0", "B", "empty", "3.0", "MB", "one"], "{listed}");
+
+    let output = put(&daemon, &here.path().join("mine"), &["--require-auth"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(
+        fs::read(shelf.path().join("mine")).unwrap(),
+        content(2_000_000, 2)
+    );
+
+    // What was put can be fetched, and what is there is never overwritten.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let output = get(&daemon, &["mine"], elsewhere.path(), &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    let output = get(&daemon, &["mine"], elsewhere.path(), &[]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let output = put(&daemon, &here.path().join("mine"), &[]);
+    assert_eq!(output.status.code(), Some(6), "{}", said(&output));
+    assert_eq!(daemon.end(), Some(0));
+}
+
+#[test]
+fn what_may_not_be_is_refused_with_a_reason() {
+    let (shelf, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(shelf.path().join("one"), b"one").unwrap();
+    fs::create_dir(shelf.path().join("dir")).unwrap();
+    fs::write(shelf.path().join("dir/inner"), b"inner").unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", shelf.path().join("link")).unwrap();
+    let daemon = Daemon::start(shelf.path(), &[]);
+    fs::write(shelf.path().join("later"), b"later").unwrap();
+    for name in [
+        "none",
+        "later",
+        "link",
+        "../one",
+        "dir/inner",
+        "/etc/hostname",
+        "./one",
+    ] {
+        let output = get(&daemon, &[name], here.path(), &[]);
+        assert_eq!(output.status.code(), Some(6), "{name}: {}", said(&output));
+    }
+    let output = put(&daemon, &shelf.path().join("later"), &[]);
+    assert_eq!(output.status.code(), Some(6), "{}", said(&output));
+    assert!(said(&output).contains("--allow-put"), "{}", said(&output));
+    let wrong = format!("SHA256:{}", "A".repeat(43));
+    let output = get(&daemon, &["one"], here.path(), &["--host-key", &wrong]);
+    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+    assert_eq!(fs::read_dir(here.path()).unwrap().count(), 0);
+    drop(daemon);
+
+    let daemon = Daemon::start(shelf.path(), &["--watch"]);
+    fs::write(shelf.path().join("latest"), b"latest").unwrap();
+    let output = get(&daemon, &["latest"], here.path(), &["--plain"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(
+        said(&output).contains("not authenticated"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
+fn many_at_once_each_way() {
+    let (shelf, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for i in 0..4 {
+        fs::write(shelf.path().join(format!("give{i}")), content(5_000_000, i)).unwrap();
+        fs::write(
+            here.path().join(format!("take{i}")),
+            content(5_000_000, i + 9),
+        )
+        .unwrap();
+    }
+    let daemon = Daemon::start(shelf.path(), &["--allow-put"]);
+    thread::scope(|scope| {
+        for i in 0..4 {
+            let (daemon, here) = (&daemon, here.path());
+            scope.spawn(move || {
+                let output = get(daemon, &[&format!("give{i}")], here, &[]);
+                assert!(output.status.success(), "{}", said(&output));
+            });
+            scope.spawn(move || {
+                let output = put(daemon, &here.join(format!("take{i}")), &[]);
+                assert!(output.status.success(), "{}", said(&output));
+            });
+        }
+    });
+    for i in 0..4 {
+        let give = fs::read(here.path().join(format!("give{i}"))).unwrap();
+        assert_eq!(give, content(5_000_000, i));
+        let take = fs::read(shelf.path().join(format!("take{i}"))).unwrap();
+        assert_eq!(take, content(5_000_000, i + 9));
+    }
+}
