@@ -284,8 +284,10 @@ impl Files {
             ahead.reached(entry);
         }
         let file = open(&path, self.manifest.entries()[entry].depth > 0);
-        let file = file.map_err(|error| self.failed(entry, error))?;
-        self.check(entry, &file)?;
+        let (file, stamp) = file.map_err(|error| self.failed(entry, error))?;
+        if !stamp.is(&self.stamps[entry]) {
+            return Err(self.failed(entry, SourceError::Changed));
+        }
         if self.stamps[entry].size > READ_AHEAD_MIN {
             let _ = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
         }
@@ -381,7 +383,7 @@ impl Files {
 }
 
 /// Opens a regular file; `below` a path that the user named, no link is followed.
-fn open(path: &Path, below: bool) -> Result<File, SourceError> {
+fn open(path: &Path, below: bool) -> Result<(File, Stamp), SourceError> {
     // What is opened may be another thing by now; without waiting, a pipe cannot hang us.
     let mut flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     if below {
@@ -389,8 +391,9 @@ fn open(path: &Path, below: bool) -> Result<File, SourceError> {
     }
     let fd = rustix::fs::open(path, flags, Mode::empty());
     let file = File::from(fd.map_err(|error| SourceError::Open(error.into()))?);
-    regular(&file.metadata().map_err(SourceError::Open)?)?;
-    Ok(file)
+    let metadata = file.metadata().map_err(SourceError::Open)?;
+    regular(&metadata)?;
+    Ok((file, Stamp::of(&metadata)))
 }
 
 /// Files up to this size are read ahead by a thread of ours, larger ones by the kernel.

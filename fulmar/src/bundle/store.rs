@@ -134,6 +134,11 @@ impl Store {
         Ok((inode(&self.tree, top)?, inode(self.directory.fd(), top)?))
     }
 
+    /// Whether it has no map, and so nothing worth keeping.
+    pub(super) fn is_bare(&self) -> io::Result<bool> {
+        Ok(inode(&self.fd, map::NAME)?.is_none())
+    }
+
     /// What a run before this one has committed.
     pub(super) fn committed(&self, id: Id) -> io::Result<Option<Commit>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

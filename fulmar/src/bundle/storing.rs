@@ -115,7 +115,16 @@ impl Storing {
             }
             store.reset()?;
         }
-        storing.check_places(|top| Ok(store.inodes(top)?.1.is_none()))?;
+        let free = storing.check_places(|top| Ok(store.inodes(top)?.1.is_none()));
+        if let Err(error) = free {
+            // What an earlier run has finished, all but for the removal of this.
+            if store.is_bare()?
+                && let Err(error) = store.remove()
+            {
+                tracing::warn!(%error, "the directory of a finished bundle stays behind");
+            }
+            return Err(error);
+        }
         let (open, have) = Open::begin(store, id, &storing.manifest)?;
         let size =
             storing.manifest.content_len() - have.iter().map(|r| r.end - r.start).sum::<u64>();
