@@ -217,6 +217,11 @@ impl Blocks {
         self.bytes_in
     }
 
+    /// The first block that is not whole.
+    pub(super) fn front(&self) -> u64 {
+        self.front
+    }
+
     /// How many chunks are there from the first on, without a hole.
     pub(super) fn contiguous(&self) -> u64 {
         let whole = (self.front * BLOCK).min(self.total);

@@ -32,7 +32,10 @@ impl Receiver {
                     return Proof::None;
                 }
                 // Late packets are not counted, but the next copy of this one is no news.
-                self.arrivals.highest = self.arrivals.highest.max(header.stamp);
+                if ahead {
+                    self.arrivals.highest = header.stamp;
+                    self.arrivals.highest_at = now;
+                }
                 return proof;
             }
             State::Lingering => {
@@ -51,7 +54,10 @@ impl Receiver {
             shared.counters.add(Counter::Unexpected, 1);
             return proof;
         }
-        if self.unstored > shared.config.unstored_memory || !self.early.is_empty() {
+        // The first block that is not whole may be what storage waits for: a bundle's list of files (18.8).
+        let first = header.block == self.blocks.front();
+        let most = shared.config.unstored_memory * if first { 2 } else { 1 };
+        if self.unstored > most || !self.early.is_empty() {
             // Storage is behind, or the application has not decided. What is dropped here is asked for again, and its
             // absence slows the sender.
             shared.counters.add(Counter::Backpressure, 1);
