@@ -124,6 +124,13 @@ impl BundleSource {
         &self.files.manifest
     }
 
+    /// BLAKE3 of the content, once the trailer was read.
+    pub fn blake3(&self) -> Option<Value> {
+        self.trailer
+            .as_ref()
+            .map(|bytes| Trailer::parse(bytes).content)
+    }
+
     /// What was found and is not sent.
     pub fn skipped(&self) -> &[Skipped] {
         &self.skipped

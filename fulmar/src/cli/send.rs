@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use fulmar::bundle::Cache;
 use fulmar::transfer::{self, SendOptions};
 use fulmar_proto::hpudp::Via;
 
@@ -16,7 +17,7 @@ use crate::ui::{Narrator, Role};
 /// The options of `fulmar send` and `fulmar put`.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Files to send, one after the other
+    /// Files and folders to send
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Where the receiver runs: a name or an address; [ADDRESS]:PORT for IPv6 with a port, which is 9000 if not given
@@ -50,6 +51,9 @@ fn transmit(options: &Options, via: Via) -> Result<(), Fault> {
     let send = SendOptions {
         encrypt: options.peer.encryption(),
         via,
+        // A daemon takes everything in one session if it can; so does whoever gets a folder.
+        bundle: via == Via::Push || options.files.iter().any(|path| path.is_dir()),
+        cache: Cache::of_user(),
         trust: meeting.trust,
         config,
         bwlimit: options.bounds.bwlimit().clone(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use fulmar::bundle::Cache;
 use fulmar::config::{Schedule, parse_duration};
 use fulmar::transfer::{ServeOptions, Server};
 
@@ -60,6 +61,7 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
     let mut serve = ServeOptions {
         allow_put: options.allow_put,
         watch: options.watch,
+        cache: Cache::of_user(),
         dscp: options.mark.dscp(),
         bwlimit: options.bwlimit.clone(),
         drain: options.drain,

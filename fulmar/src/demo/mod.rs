@@ -159,6 +159,8 @@ pub fn run(options: &Options, mut observer: impl FnMut(&Update)) -> Result<Outco
                         }
                         Update::SocketBuffers { .. }
                         | Update::Hashing { .. }
+                        | Update::LeftOut { .. }
+                        | Update::Resumed { .. }
                         | Update::Connected { .. }
                         | Update::Unencrypted { .. }
                         | Update::Refused { .. }
@@ -206,6 +208,8 @@ pub fn run(options: &Options, mut observer: impl FnMut(&Update)) -> Result<Outco
                 }
                 Update::SocketBuffers { .. }
                 | Update::Hashing { .. }
+                | Update::LeftOut { .. }
+                | Update::Resumed { .. }
                 | Update::Connected { .. }
                 | Update::Unencrypted { .. }
                 | Update::Refused { .. }

@@ -85,7 +85,7 @@ pub fn get(
                 name: name.clone(),
                 encrypt,
                 trust: options.trust,
-                bundle: false,
+                bundle: options.config.extensions,
             };
             let command = Command::Pull { tag, wish };
             handle.command(command).map_err(TransferError::driver)?;

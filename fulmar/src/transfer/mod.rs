@@ -8,6 +8,7 @@
 mod get;
 mod limit;
 mod list;
+mod outgoing;
 mod recv;
 #[cfg(test)]
 mod refusals;
@@ -44,6 +45,24 @@ pub enum Direction {
     Out,
     /// From the peer to here.
     In,
+}
+
+/// What says that two contents are the same. Prints in hexadecimal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hash {
+    /// Of a file by itself, seed 0 (HP-UDP 3.2).
+    Xxh64(u64),
+    /// Of the content of a bundle; of a single file without holes it is what `b3sum` prints.
+    Blake3([u8; 32]),
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Xxh64(hash) => write!(f, "{hash:016x}"),
+            Self::Blake3(hash) => hash.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
+        }
+    }
 }
 
 /// What an observer learns while files move.
@@ -109,10 +128,24 @@ pub enum Update {
         peer: SocketAddr,
         /// Final figures.
         snapshot: Snapshot,
-        /// Its xxHash64, seed 0, which the receiver verified.
-        hash: u64,
+        /// Its hash, which the receiver verified.
+        hash: Hash,
         /// Where it was stored (receiver), or read (sender).
         path: PathBuf,
+    },
+    /// What is neither file nor folder is not sent.
+    LeftOut {
+        /// Where it is.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// An interrupted transfer goes on: so much of it was there already (receiver).
+    Resumed {
+        /// The other side.
+        peer: SocketAddr,
+        /// Bytes.
+        bytes: u64,
     },
     /// An offered file was not accepted (receiver).
     Refused {

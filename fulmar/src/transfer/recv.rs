@@ -17,9 +17,10 @@ use fulmar_proto::Endpoint;
 use fulmar_proto::hpudp::{self, Command, Config, Event, Failure, Reason, Snapshot, Tag, Via};
 
 use super::{
-    Direction, FAREWELL, Kind, TICK, TransferError, Update, bind, open_directory, patience,
+    Direction, FAREWELL, Hash, Kind, TICK, TransferError, Update, bind, open_directory, patience,
     spawn_bulk,
 };
+use crate::bundle::{BundleSink, SinkError, SinkOptions};
 use crate::config::Dscp;
 use crate::driver::{BUFFER_WANTED, Handle, NoEvent, Stopped, Watcher};
 use crate::file::{CreateError, Directory, FinishError, Partial};
@@ -181,8 +182,6 @@ struct Incoming {
     name: String,
     from: SocketAddr,
     identity: Option<[u8; 32]>,
-    /// Known once every byte is there.
-    hash: u64,
     state: State,
     /// Why this side ended it.
     fault: Option<TransferError>,
@@ -190,14 +189,19 @@ struct Incoming {
 
 enum State {
     /// Nothing came yet, and nothing is on the disk for it: offers cost their senders one packet each.
-    Accepted { size: u64 },
+    Accepted { size: u64, bundle: bool },
     /// Bytes come in.
     Writing(Box<Partial>),
+    /// Bytes of many files come in.
+    Unpacking(Box<BundleSink>),
     /// Another thread verifies it.
-    Finishing(Outcomes<Result<PathBuf, FinishError>>),
+    Finishing(Outcomes<Outcome>),
     /// Nothing more is done with it; the endpoint has yet to close it.
     Over,
 }
+
+/// What became of a file, or of many, at the end: where it is and what its hash was, or why not and what the peer is told.
+type Outcome = Result<(PathBuf, Hash), (Reason, TransferError)>;
 
 impl<'a, E, O> Receiving<'a, E, O>
 where
@@ -283,13 +287,14 @@ where
             size,
             encrypted,
             via,
+            bundle,
             identity,
             ..
         } = event
         else {
             return Ok(());
         };
-        match self.admit(tag, via, &raw, size) {
+        match self.admit(tag, via, bundle, &raw, size) {
             Ok(name) => {
                 (self.observer)(&Update::Connected {
                     direction: Direction::In,
@@ -303,8 +308,7 @@ where
                     name,
                     from,
                     identity,
-                    hash: 0,
-                    state: State::Accepted { size },
+                    state: State::Accepted { size, bundle },
                     fault: None,
                 };
                 self.sessions.insert(tag, incoming);
@@ -333,7 +337,14 @@ where
     }
 
     /// The name under which an offered file can be received, or what its sender is told and what the user is.
-    fn admit(&self, tag: Tag, via: Via, raw: &[u8], size: u64) -> Result<String, (Reason, String)> {
+    fn admit(
+        &self,
+        tag: Tag,
+        via: Via,
+        bundle: bool,
+        raw: &[u8],
+        size: u64,
+    ) -> Result<String, (Reason, String)> {
         if self.closing {
             return Err((Reason::BUSY, "this side is about to end".to_owned()));
         }
@@ -347,22 +358,66 @@ where
             let because = "files are taken with --allow-put only".to_owned();
             return Err((Reason::FORBIDDEN, because));
         }
+        if bundle {
+            // What is in it, and whether that can be stored, its first bytes tell.
+            let name = Directory::check_name(raw).map_err(|it| (Reason::INVALID, it.to_string()));
+            return name;
+        }
         admit(self.directory, raw, size)
     }
 
     fn chunk(&mut self, tag: Tag, offset: u64, bytes: Vec<u8>) -> Result<(), TransferError> {
         self.begin(tag)?;
-        if let Some(incoming) = self.sessions.get_mut(&tag)
-            && let State::Writing(partial) = &mut incoming.state
-            && let Err(error) = partial.write_at(offset, &bytes)
-        {
-            let fault = unstorable(&incoming.name, incoming.from, FinishError::Storage(error));
-            self.give_up(tag, Reason::STORAGE, fault)?;
+        // Whatever becomes of them, the bytes are no longer in memory; but for those that wait for a bundle's list.
+        let mut stored = bytes.len();
+        let mut fault = None;
+        let wanted = self.accepts.wanted.get(&tag);
+        if let Some(incoming) = self.sessions.get_mut(&tag) {
+            let (name, from) = (&incoming.name, incoming.from);
+            match &mut incoming.state {
+                State::Writing(partial) => {
+                    if let Err(error) = partial.write_at(offset, &bytes) {
+                        fault = Some((
+                            Reason::STORAGE,
+                            unstorable(name, from, FinishError::Storage(error)),
+                        ));
+                    }
+                }
+                State::Unpacking(sink) => {
+                    let held = sink.held();
+                    match sink.write(offset, &bytes) {
+                        Ok(None) => {}
+                        Ok(Some(_)) if !is_wanted(sink, wanted) => {
+                            let because = "the peer sends other files than were asked for";
+                            let advice = "somebody else may answer there; demand a proof";
+                            let what = attempt(name, from);
+                            let error = TransferError::new(Kind::Integrity, what, because, advice);
+                            fault = Some((Reason::DISCONNECT, error));
+                        }
+                        Ok(Some(ready)) => {
+                            let bytes: u64 = ready.have.iter().map(|it| it.end - it.start).sum();
+                            if bytes > 0 {
+                                (self.observer)(&Update::Resumed { peer: from, bytes });
+                                let ranges = ready.have;
+                                self.handle
+                                    .command(Command::Have { tag, ranges })
+                                    .map_err(TransferError::driver)?;
+                            }
+                        }
+                        Err(error) => fault = Some(unpackable(name, from, error)),
+                    }
+                    let now_held = if fault.is_some() { 0 } else { sink.held() };
+                    stored = (stored as u64 + held).saturating_sub(now_held) as usize;
+                }
+                State::Accepted { .. } | State::Finishing(_) | State::Over => {}
+            }
         }
-        // Whatever became of them, the bytes are no longer in memory.
+        if let Some((reason, fault)) = fault {
+            self.give_up(tag, reason, fault)?;
+        }
         self.command(Command::Stored {
             tag,
-            len: bytes.len(),
+            len: stored,
             buffer: bytes,
         })
     }
@@ -372,9 +427,21 @@ where
         let Some(incoming) = self.sessions.get_mut(&tag) else {
             return Ok(());
         };
-        let State::Accepted { size } = incoming.state else {
+        let State::Accepted { size, bundle } = incoming.state else {
             return Ok(());
         };
+        if bundle {
+            return match BundleSink::new(self.directory, size, &SinkOptions::default()) {
+                Ok(sink) => {
+                    incoming.state = State::Unpacking(Box::new(sink));
+                    Ok(())
+                }
+                Err(error) => {
+                    let (reason, fault) = unpackable(&incoming.name, incoming.from, error);
+                    self.give_up(tag, reason, fault)
+                }
+            };
+        }
         match self.directory.create(&incoming.name, size) {
             Ok(partial) => {
                 incoming.state = State::Writing(Box::new(partial));
@@ -395,24 +462,36 @@ where
         let Some(incoming) = self.sessions.get_mut(&tag) else {
             return Ok(());
         };
-        incoming.hash = hash;
         let (told, outcome) = flume::bounded(1);
-        let State::Writing(partial) =
-            std::mem::replace(&mut incoming.state, State::Finishing(outcome))
-        else {
-            incoming.state = State::Over;
-            return Ok(());
-        };
-        let (expected, commands) = (incoming.hash, self.handle.commands().clone());
+        let (name, from) = (incoming.name.clone(), incoming.from);
+        let work: Box<dyn FnOnce() -> Outcome + Send> =
+            match std::mem::replace(&mut incoming.state, State::Finishing(outcome)) {
+                State::Writing(partial) => Box::new(move || {
+                    let finished = partial.finish(hash).map(|path| (path, Hash::Xxh64(hash)));
+                    finished.map_err(|error| (reason_for(&error), unstorable(&name, from, error)))
+                }),
+                State::Unpacking(sink) => Box::new(move || {
+                    let finished = sink.finish().map(|it| {
+                        let path = it.paths.into_iter().next().unwrap_or_default();
+                        (path, Hash::Blake3(it.content))
+                    });
+                    finished.map_err(|error| unpackable(&name, from, error))
+                }),
+                State::Accepted { .. } | State::Finishing(_) | State::Over => {
+                    incoming.state = State::Over;
+                    return Ok(());
+                }
+            };
+        let commands = self.handle.commands().clone();
         let finishing = thread::Builder::new()
             .name("finish file".into())
             .spawn(move || {
-                let outcome = partial.finish(expected);
+                let outcome = work();
                 let answer = match &outcome {
                     Ok(_) => Command::Verified { tag },
-                    Err(error) => Command::Abort {
+                    Err((reason, _)) => Command::Abort {
                         tag,
-                        reason: reason_for(error),
+                        reason: *reason,
                     },
                 };
                 // If nobody listens any more, the file is where it is.
@@ -420,7 +499,8 @@ where
                 let _ = commands.send(answer);
             });
         if let Err(error) = finishing {
-            let fault = unstorable(&incoming.name, incoming.from, FinishError::Storage(error));
+            let (name, from) = (&self.sessions[&tag].name, self.sessions[&tag].from);
+            let fault = unstorable(name, from, FinishError::Storage(error));
             self.give_up(tag, Reason::STORAGE, fault)?;
         }
         Ok(())
@@ -431,19 +511,23 @@ where
         let Some(incoming) = self.sessions.get_mut(&tag) else {
             return;
         };
-        let (name, peer, hash) = (incoming.name.clone(), incoming.from, incoming.hash);
+        let (name, peer) = (incoming.name.clone(), incoming.from);
         let identity = incoming.identity;
         let verdict = match std::mem::replace(&mut incoming.state, State::Over) {
             // Its file may be complete although the peer is gone; its thread knows, or will in a moment.
             State::Finishing(outcome) => outcome.recv().ok(),
-            State::Accepted { .. } | State::Writing(_) | State::Over => None,
+            State::Accepted { .. } | State::Writing(_) | State::Unpacking(_) | State::Over => None,
         };
         let fault = incoming.fault.take();
         let began = fault.is_some() || verdict.is_some() || snapshot.data + snapshot.parities > 0;
         let error = match (verdict, fault, result) {
-            (Some(Ok(path)), _, _) => {
+            (Some(Ok((path, hash))), _, _) => {
                 self.tally.files += 1;
-                if self.accepts.wanted.is_empty() {
+                let arrived = path
+                    .file_name()
+                    .map(|name| name.to_string_lossy().into_owned());
+                let name = arrived.unwrap_or(name);
+                if self.accepts.wanted.is_empty() && path.is_file() {
                     self.taken.insert(name.clone());
                 }
                 self.tally.bytes += snapshot.size;
@@ -459,7 +543,7 @@ where
                 });
                 return;
             }
-            (Some(Err(error)), _, _) => unstorable(&name, peer, error),
+            (Some(Err((_, error))), _, _) => error,
             (None, Some(fault), _) => fault,
             (None, None, Err(failure)) => {
                 TransferError::session(attempt(&name, peer), peer, failure)
@@ -500,7 +584,10 @@ where
         let tags: Vec<Tag> = self.sessions.keys().copied().collect();
         for tag in tags {
             let incoming = &self.sessions[&tag];
-            if matches!(incoming.state, State::Accepted { .. } | State::Writing(_)) {
+            if matches!(
+                incoming.state,
+                State::Accepted { .. } | State::Writing(_) | State::Unpacking(_)
+            ) {
                 let fault = TransferError::stopped(attempt(&incoming.name, incoming.from));
                 self.give_up(tag, Reason::DISCONNECT, fault)?;
             }
@@ -552,6 +639,61 @@ where
     fn command(&self, command: Command) -> Result<(), TransferError> {
         self.handle.command(command).map_err(TransferError::driver)
     }
+}
+
+/// Whether all that a bundle holds is what was asked for, if anything was.
+fn is_wanted(sink: &BundleSink, wanted: Option<&String>) -> bool {
+    let Some(wanted) = wanted else { return true };
+    let Some(manifest) = sink.manifest() else {
+        return false;
+    };
+    manifest
+        .top()
+        .all(|at| *manifest.entries()[at].name == **wanted)
+}
+
+/// What the peer of a bundle is told, and the user.
+pub(super) fn unpackable(
+    name: &str,
+    from: SocketAddr,
+    error: SinkError,
+) -> (Reason, TransferError) {
+    let (reason, kind, advice) = match &error {
+        SinkError::Head(_) | SinkError::Manifest(_) | SinkError::Beyond => (
+            Reason::INVALID,
+            Kind::Integrity,
+            "the other side does not keep to the protocol; use another version of it",
+        ),
+        SinkError::Exists(_) => (
+            Reason::EXISTS,
+            Kind::Failed,
+            "receive it into another directory, or remove what is there",
+        ),
+        SinkError::Busy => (
+            Reason::BUSY,
+            Kind::Failed,
+            "wait until the other transfer of it has ended",
+        ),
+        SinkError::Integrity => (
+            Reason::HASH_MISMATCH,
+            Kind::Integrity,
+            "have it sent again; if that repeats, check both disks and memories",
+        ),
+        SinkError::NoSpace { .. } | SinkError::Storage(_) => (
+            Reason::STORAGE,
+            Kind::Failed,
+            "make room, or check the disk, then start it again: it goes on where it stopped",
+        ),
+        SinkError::Incomplete { .. } => (
+            Reason::STORAGE,
+            Kind::Integrity,
+            "start it again: it goes on where it stopped",
+        ),
+    };
+    (
+        reason,
+        TransferError::new(kind, attempt(name, from), error, advice),
+    )
 }
 
 /// The next event of an endpoint, if one comes within `patience`.

@@ -10,8 +10,9 @@ use std::path::Path;
 
 use fulmar_proto::hpudp::{Failure, Reason};
 
+use super::outgoing::unreadable;
 use super::recv::{uncreatable, unstorable, unusable};
-use super::send::{attempt, unreadable};
+use super::send::attempt;
 use super::{Kind, TransferError};
 use crate::config::Dscp;
 use crate::driver::Stopped;

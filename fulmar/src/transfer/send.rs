@@ -1,7 +1,7 @@
-//! Sending files one after the other over one socket: [`send`].
+//! Sending files, one after the other or all in one session: [`send`].
 //!
-//! Each file is hashed, offered and read block by block as the endpoint asks for it. It does *not* send the files of a
-//! directory, and stops at the first failure.
+//! A bundle is read once, as it is sent; a file by itself is hashed first, as the protocol wants it. Either is read block
+//! by block as the endpoint asks for it. It stops at the first failure, and does *not* follow symbolic links in folders.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -16,13 +16,15 @@ use fulmar_proto::hpudp::{
     self, Command, Config, Event, FILE_MAX, Failure, Reason, Request, Snapshot, Tag, Trust, Via,
 };
 
+use super::outgoing::{Content, unreadable, unsendable};
 use super::{
-    Direction, FAREWELL, Following, Kind, LINGER_SLACK, TICK, TransferError, Update, any_port,
-    bind, seed,
+    Direction, FAREWELL, Following, Hash, Kind, LINGER_SLACK, TICK, TransferError, Update,
+    any_port, bind, seed,
 };
+use crate::bundle::{BundleSource, Cache, ScanOptions};
 use crate::config::{Dscp, Schedule};
 use crate::driver::{self, BUFFER_WANTED, Handle, NoEvent, Stopped};
-use crate::file::{Source, SourceError};
+use crate::file::Source;
 
 /// Whether contents are encrypted on their way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +47,11 @@ pub struct SendOptions {
     pub encrypt: Encryption,
     /// How sessions begin: [`Via::Direct`] to a receiver, [`Via::Push`] to a daemon.
     pub via: Via,
+    /// Send everything in one session: folders too, with modes, times and holes, and an interrupted transfer goes on where
+    /// it stopped. A receiver that cannot take that gets the files one after the other, and no folders.
+    pub bundle: bool,
+    /// Where the hashes of a bundle's pieces are kept, so that what goes on need not be read again.
+    pub cache: Cache,
     /// What the receiver has to prove before anything is sent.
     pub trust: Trust,
     /// Parameters of the protocol.
@@ -68,8 +75,8 @@ pub struct Sent {
     pub name: String,
     /// Bytes.
     pub size: u64,
-    /// Its xxHash64, seed 0, which the receiver verified.
-    pub hash: u64,
+    /// Its hash, which the receiver verified.
+    pub hash: Hash,
     /// Whether contents were encrypted on their way.
     pub encrypted: bool,
     /// The static key that the receiver proved to hold.
@@ -85,6 +92,8 @@ impl SendOptions {
             to,
             encrypt: Encryption::default(),
             via: Via::Direct,
+            bundle: false,
+            cache: Cache::off(),
             trust: Trust::Anyone,
             config: Config::default(),
             bwlimit: Schedule::default(),
@@ -105,9 +114,11 @@ pub fn send(
     options: &SendOptions,
     mut observer: impl FnMut(&Update),
 ) -> Result<Vec<Sent>, TransferError> {
-    for path in files {
-        // What can be refused is refused before the first byte is sent.
-        open(path)?;
+    if !options.bundle {
+        for path in files {
+            // What can be refused is refused before the first byte is sent.
+            open(path)?;
+        }
     }
     let from = options.from.unwrap_or_else(|| any_port(options.to));
     let socket = bind(from, options.dscp)?;
@@ -139,7 +150,15 @@ where
         next: 0,
         open: BTreeSet::new(),
     };
-    let sent = files.iter().map(|path| sending.file(path)).collect();
+    let whole = if options.bundle && options.config.extensions {
+        sending.bundle(files)
+    } else {
+        Ok(None)
+    };
+    let sent = whole.and_then(|sent| match sent {
+        Some(sent) => Ok(sent),
+        None => files.iter().map(|path| sending.file(path)).collect(),
+    });
     let patience = if Result::is_ok(&sent) {
         options.config.linger + LINGER_SLACK
     } else {
@@ -171,8 +190,9 @@ where
     O: FnMut(&Update),
 {
     fn file(&mut self, path: &Path) -> Result<Sent, TransferError> {
-        let source = open(path)?;
+        let source = Arc::new(open(path)?);
         let hash = self.hash(path, &source)?;
+        let mut content = Content::File(Arc::clone(&source));
         let to = self.options.to;
         let mut encrypt = self.options.encrypt != Encryption::Off;
         let patience = Instant::now() + self.options.config.request_timeout;
@@ -184,7 +204,7 @@ where
                 trust: self.options.trust,
                 ..Request::new(to, name.clone(), source.size(), hash)
             };
-            match self.session(path, &source, request)? {
+            match self.session(path, &mut content, request)? {
                 Ok((snapshot, met)) => {
                     let path = path.to_owned();
                     let update = Update::Finished {
@@ -193,7 +213,7 @@ where
                         name: name.clone(),
                         peer: to,
                         snapshot,
-                        hash,
+                        hash: Hash::Xxh64(hash),
                         path: path.clone(),
                     };
                     (self.observer)(&update);
@@ -201,27 +221,120 @@ where
                         path,
                         name,
                         size: source.size(),
-                        hash,
+                        hash: Hash::Xxh64(hash),
                         encrypted: met.encrypted,
                         identity: met.identity,
                         snapshot,
                     });
                 }
-                Err(Failure::Refused(Reason::NO_ENCRYPTION))
-                    if encrypt && self.options.encrypt == Encryption::AllowPlain =>
-                {
-                    encrypt = false;
-                    (self.observer)(&Update::Unencrypted { name, peer: to });
-                }
-                // Too many sessions at the receiver, or the number of another: either passes by itself.
-                Err(Failure::Refused(Reason::BUSY | Reason::COLLISION))
-                    if Instant::now() < patience =>
-                {
-                    self.wait(AGAIN, path)?;
+                Err(failure) if self.may_pass(failure, encrypt, patience) => {
+                    self.before_again(failure, &mut encrypt, &name, path)?;
                 }
                 Err(failure) => return Err(self.failed(path, &source, failure)),
             }
         }
+    }
+
+    /// Everything in one session, if the receiver takes that.
+    fn bundle(&mut self, paths: &[PathBuf]) -> Result<Option<Vec<Sent>>, TransferError> {
+        let to = self.options.to;
+        let mut encrypt = self.options.encrypt != Encryption::Off;
+        let patience = Instant::now() + self.options.config.request_timeout;
+        let (name, path) = match paths {
+            [one] => (shown(one), one.clone()),
+            several => (format!("{} items", several.len()), PathBuf::new()),
+        };
+        for attempt in 0.. {
+            let scan = ScanOptions {
+                cache: self.options.cache.clone(),
+            };
+            let source = BundleSource::scan(paths, &scan).map_err(unsendable)?;
+            for skipped in source.skipped().iter().filter(|_| attempt == 0) {
+                (self.observer)(&Update::LeftOut {
+                    path: skipped.path.clone(),
+                    what: skipped.what,
+                });
+            }
+            let size = source.len();
+            let request = Request {
+                encrypt,
+                via: self.options.via,
+                trust: self.options.trust,
+                bundle: true,
+                // The true names travel inside, sealed.
+                ..Request::new(to, BUNDLE_NAME, size, 0)
+            };
+            let mut content = Content::Bundle(Box::new(source));
+            let (snapshot, met) = match self.session(&path, &mut content, request)? {
+                Ok(done) => done,
+                Err(Failure::NoBundles) => return Ok(None),
+                Err(failure) if self.may_pass(failure, encrypt, patience) => {
+                    self.before_again(failure, &mut encrypt, &name, &path)?;
+                    continue;
+                }
+                Err(failure) => {
+                    let what = format!("cannot send {name} to {to}");
+                    return Err(TransferError::session(what, to, failure));
+                }
+            };
+            let hash = Hash::Blake3(content.blake3().unwrap_or_default());
+            (self.observer)(&Update::Finished {
+                direction: Direction::Out,
+                identity: met.identity,
+                name: name.clone(),
+                peer: to,
+                snapshot,
+                hash,
+                path: path.clone(),
+            });
+            let sent = Sent {
+                path,
+                name,
+                size,
+                hash,
+                encrypted: met.encrypted,
+                identity: met.identity,
+                snapshot,
+            };
+            return Ok(Some(vec![sent]));
+        }
+        Ok(None)
+    }
+
+    /// Whether another attempt may fare better: too many sessions at the receiver, or the number of another, pass by
+    /// themselves; and what cannot be encrypted may go in the clear, if the user allows it.
+    fn may_pass(&self, failure: Failure, encrypt: bool, until: Instant) -> bool {
+        let plain = encrypt && self.options.encrypt == Encryption::AllowPlain;
+        match failure {
+            Failure::Refused(Reason::NO_ENCRYPTION) => plain,
+            Failure::Refused(Reason::BUSY | Reason::COLLISION) => Instant::now() < until,
+            Failure::Refused(_)
+            | Failure::NoAnswer
+            | Failure::Silent
+            | Failure::Aborted(_)
+            | Failure::BadKey
+            | Failure::NoIdentity
+            | Failure::OtherIdentity(_)
+            | Failure::NoBundles => false,
+        }
+    }
+
+    fn before_again(
+        &mut self,
+        failure: Failure,
+        encrypt: &mut bool,
+        name: &str,
+        path: &Path,
+    ) -> Result<(), TransferError> {
+        if failure == Failure::Refused(Reason::NO_ENCRYPTION) {
+            *encrypt = false;
+            (self.observer)(&Update::Unencrypted {
+                name: name.to_owned(),
+                peer: self.options.to,
+            });
+            return Ok(());
+        }
+        self.wait(AGAIN, path)
     }
 
     fn hash(&mut self, path: &Path, source: &Source) -> Result<u64, TransferError> {
@@ -246,7 +359,7 @@ where
     fn session(
         &mut self,
         path: &Path,
-        source: &Source,
+        content: &mut Content,
         request: Request,
     ) -> Result<Result<(Snapshot, Met), Failure>, TransferError> {
         let (current, peer, name) = (Tag(self.next), request.to, request.name.clone());
@@ -276,10 +389,10 @@ where
                     len,
                     buffer,
                 } if tag == current && fault.is_none() => {
-                    match supply(source, offset, len, buffer) {
+                    match content.supply(path, offset, len, buffer) {
                         Ok(bytes) => self.command(Command::Supply { tag, offset, bytes })?,
                         Err(error) => {
-                            fault = Some(unreadable(path, error));
+                            fault = Some(error);
                             self.command(Command::Abort {
                                 tag,
                                 reason: Reason::DISCONNECT,
@@ -297,7 +410,7 @@ where
                         encrypted,
                         identity,
                     };
-                    let (name, size) = (name.clone(), source.size());
+                    let (name, size) = (name.clone(), content.size());
                     (self.observer)(&Update::Connected {
                         direction: Direction::Out,
                         identity,
@@ -408,49 +521,17 @@ fn open(path: &Path) -> Result<Source, TransferError> {
     Ok(source)
 }
 
-/// The bytes asked for, in the buffer that came with the question.
-pub(super) fn supply(
-    source: &Source,
-    offset: u64,
-    len: usize,
-    mut buffer: Vec<u8>,
-) -> Result<Vec<u8>, SourceError> {
-    buffer.resize(len, 0);
-    source.read_at(offset, &mut buffer)?;
-    if offset + len as u64 == source.size() {
-        // Now everything was read a second time: the receiver's verdict would be the same, but later and in no words.
-        source.unchanged()?;
-    }
-    Ok(buffer)
-}
-
 pub(super) fn attempt(path: &Path, peer: SocketAddr) -> String {
     format!("cannot send {} to {peer}", path.display())
 }
 
-pub(super) fn unreadable(path: &Path, error: SourceError) -> TransferError {
-    let (kind, advice) = match error {
-        SourceError::Open(_) => (Kind::Failed, "check the path and who may read it"),
-        SourceError::NotAFile(_) => (
-            Kind::Failed,
-            "send a regular file, such as an archive of it",
-        ),
-        SourceError::Name(_) | SourceError::Backslash => {
-            (Kind::Failed, "send it under a plain name")
-        }
-        SourceError::Changed | SourceError::Shortened => {
-            (Kind::Failed, "send it again when nobody writes to it")
-        }
-        SourceError::Read(_) => (Kind::Failed, "check the disk it is on"),
-        SourceError::Stopped => (Kind::Stopped, "start it again"),
-    };
-    TransferError::new(
-        kind,
-        format!("cannot send {}", path.display()),
-        error,
-        advice,
-    )
+/// What a person calls a path.
+fn shown(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    name.to_string_lossy().into_owned()
 }
 
+/// What a bundle is called on the wire, where every name can be read (HP-UDP 18.8.1).
+const BUNDLE_NAME: &str = "bundle";
 /// Time between attempts at a busy receiver.
 const AGAIN: Duration = Duration::from_millis(500);

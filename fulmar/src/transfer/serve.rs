@@ -20,12 +20,13 @@ use flume::{Receiver, Sender};
 use fulmar_proto::Endpoint;
 use fulmar_proto::hpudp::{self, Command, Config, Event, Failure, Reason, Snapshot, Tag};
 
+use super::outgoing::Content;
 use super::recv::{Accepts, Receiving, Tally, next_event};
-use super::send::{supply, unreadable};
 use super::{
-    Direction, FAREWELL, Following, Kind, TICK, TransferError, Update, bind, open_directory,
+    Direction, FAREWELL, Following, Hash, Kind, TICK, TransferError, Update, bind, open_directory,
     spawn_bulk,
 };
+use crate::bundle::{BundleSource, Cache, ScanOptions};
 use crate::config::{Dscp, Schedule};
 use crate::driver::{BUFFER_WANTED, Handle, Watcher};
 use crate::file::source::Stamp;
@@ -41,6 +42,8 @@ pub struct ServeOptions {
     pub allow_put: bool,
     /// Look into the directory whenever a file is asked for, so that new ones are found.
     pub watch: bool,
+    /// Where the hashes of pieces of files are kept.
+    pub cache: Cache,
     /// How packets are marked.
     pub dscp: Dscp,
     /// How fast the daemon may send, all sessions together, by the time of day.
@@ -55,7 +58,7 @@ pub struct Server {
     handle: Handle<hpudp::Endpoint>,
     directory: Directory,
     path: PathBuf,
-    names: BTreeSet<String>,
+    shelf: (BTreeSet<String>, BTreeSet<String>),
     options: ServeOptions,
 }
 
@@ -75,7 +78,7 @@ impl Server {
         } else {
             Directory::open(directory).map_err(|error| cannot_serve(directory, error))?
         };
-        let names = list(directory).map_err(|error| cannot_serve(directory, error))?;
+        let shelf = list(directory).map_err(|error| cannot_serve(directory, error))?;
         let socket = bind(listen, options.dscp)?;
         let mut config = options.config.clone();
         config.port = socket.local_addr().port();
@@ -84,7 +87,7 @@ impl Server {
             handle,
             directory: opened,
             path: directory.to_owned(),
-            names,
+            shelf,
             options,
         })
     }
@@ -122,7 +125,9 @@ impl Server {
             handle: &self.handle,
             path: &self.path,
             watch: self.options.watch,
-            names: self.names,
+            names: self.shelf.0,
+            folders: self.shelf.1,
+            cache: self.options.cache.clone(),
             receiving: Receiving::new(&self.handle, &self.directory, accepts, observer),
             sessions: BTreeMap::new(),
             hashes: BTreeMap::new(),
@@ -141,8 +146,11 @@ struct Serving<'a, E: Endpoint, O> {
     handle: &'a Handle<E>,
     path: &'a Path,
     watch: bool,
-    /// What can be asked for.
+    /// Files that can be asked for.
     names: BTreeSet<String>,
+    /// And folders, by those who take bundles.
+    folders: BTreeSet<String>,
+    cache: Cache,
     receiving: Receiving<'a, E, O>,
     sessions: BTreeMap<Tag, Outgoing>,
     /// Of files that were asked for, as long as they stay what they were.
@@ -155,8 +163,9 @@ struct Serving<'a, E: Endpoint, O> {
 struct Outgoing {
     name: String,
     peer: SocketAddr,
-    source: Arc<Source>,
+    content: Content,
     encrypted: bool,
+    /// Of a file by itself, once it is known; a bundle carries its own.
     hash: Option<u64>,
     identity: Option<[u8; 32]>,
     /// Why this side ended it.
@@ -193,8 +202,8 @@ where
                 from,
                 name,
                 encrypted,
-                ..
-            } => self.asked(tag, from, &name, encrypted),
+                bundle,
+            } => self.asked(tag, from, &name, encrypted, bundle),
             Event::Connected { tag, identity, .. } => {
                 if let Some(outgoing) = self.sessions.get_mut(&tag) {
                     outgoing.identity = identity;
@@ -203,7 +212,7 @@ where
                         identity,
                         name: outgoing.name.clone(),
                         peer: outgoing.peer,
-                        size: outgoing.source.size(),
+                        size: outgoing.content.size(),
                         encrypted: outgoing.encrypted,
                     };
                     (self.receiving.observer)(&update);
@@ -253,36 +262,54 @@ where
         peer: SocketAddr,
         raw: &[u8],
         encrypted: bool,
+        bundle: bool,
     ) -> Result<(), TransferError> {
         if self.closing {
             return self.turn_down(tag, Reason::BUSY);
         }
         self.look();
         let name = str::from_utf8(raw).ok();
-        let Some(name) = name.and_then(|name| self.names.get(name)).cloned() else {
+        let listed =
+            |name: &str| self.names.contains(name) || bundle && self.folders.contains(name);
+        let Some(name) = name.filter(|name| listed(name)).map(str::to_owned) else {
             return self.turn_down(tag, Reason::NOT_FOUND);
         };
         let path = self.path.join(&name);
-        // It was a file when it was listed, and no link.
-        let regular = fs::symlink_metadata(&path).is_ok_and(|it| it.is_file());
-        let Some(source) = Source::open(&path).ok().filter(|_| regular).map(Arc::new) else {
-            return self.turn_down(tag, Reason::NOT_FOUND);
-        };
-        let stamp = *source.stamp();
-        let known = self.hashes.get(&name).filter(|(at, _)| *at == stamp);
-        let hash = known.map(|(_, hash)| *hash);
-        let outgoing = Outgoing {
+        // It was a file or a folder when it was listed, and no link.
+        let is = fs::symlink_metadata(&path).ok().map(|it| it.file_type());
+        let outgoing = |content, hash| Outgoing {
             name: name.clone(),
             peer,
-            source: Arc::clone(&source),
+            content,
             encrypted,
             hash,
             identity: None,
             fault: None,
         };
-        self.sessions.insert(tag, outgoing);
+        if bundle && is.is_some_and(|is| is.is_file() || is.is_dir()) {
+            let scan = ScanOptions {
+                cache: self.cache.clone(),
+            };
+            let Ok(source) = BundleSource::scan(&[path], &scan) else {
+                return self.turn_down(tag, Reason::NOT_FOUND);
+            };
+            let size = source.len();
+            let content = Content::Bundle(Box::new(source));
+            self.sessions.insert(tag, outgoing(content, None));
+            return self.grant(tag, size, 0, true);
+        }
+        let source = Source::open(&path).ok();
+        let Some(source) = source.filter(|_| is.is_some_and(|is| is.is_file())) else {
+            return self.turn_down(tag, Reason::NOT_FOUND);
+        };
+        let stamp = *source.stamp();
+        let source = Arc::new(source);
+        let known = self.hashes.get(&name).filter(|(at, _)| *at == stamp);
+        let hash = known.map(|(_, hash)| *hash);
+        let content = Content::File(Arc::clone(&source));
+        self.sessions.insert(tag, outgoing(content, hash));
         match hash {
-            Some(hash) => self.grant(tag, source.size(), hash),
+            Some(hash) => self.grant(tag, source.size(), hash, false),
             None => {
                 self.hasher.hash(name, source);
                 Ok(())
@@ -293,9 +320,9 @@ where
     /// Finds what is new, if it may.
     fn look(&mut self) {
         if self.watch
-            && let Ok(names) = list(self.path)
+            && let Ok(shelf) = list(self.path)
         {
-            self.names = names;
+            (self.names, self.folders) = shelf;
         }
     }
 
@@ -332,11 +359,14 @@ where
             let Some(outgoing) = self.sessions.get_mut(&tag) else {
                 continue;
             };
+            let Content::File(source) = &outgoing.content else {
+                continue;
+            };
             match hash {
-                Some(hash) if *outgoing.source.stamp() == stamp => {
+                Some(hash) if *source.stamp() == stamp => {
+                    let size = source.size();
                     outgoing.hash = Some(hash);
-                    let size = outgoing.source.size();
-                    self.grant(tag, size, hash)?;
+                    self.grant(tag, size, hash, false)?;
                 }
                 // It changed while it was read: to be asked for again.
                 Some(_) | None => self.turn_down(tag, Reason::NOT_FOUND)?,
@@ -345,12 +375,12 @@ where
         Ok(())
     }
 
-    fn grant(&self, tag: Tag, size: u64, hash: u64) -> Result<(), TransferError> {
+    fn grant(&self, tag: Tag, size: u64, hash: u64, bundle: bool) -> Result<(), TransferError> {
         self.command(Command::Serve {
             tag,
             size,
             hash,
-            bundle: false,
+            bundle,
         })
     }
 
@@ -372,10 +402,11 @@ where
         if outgoing.fault.is_some() {
             return Ok(());
         }
-        match supply(&outgoing.source, offset, len, buffer) {
+        let path = self.path.join(&outgoing.name);
+        match outgoing.content.supply(&path, offset, len, buffer) {
             Ok(bytes) => self.command(Command::Supply { tag, offset, bytes }),
             Err(error) => {
-                outgoing.fault = Some(unreadable(&self.path.join(&outgoing.name), error));
+                outgoing.fault = Some(error);
                 self.command(Command::Abort {
                     tag,
                     reason: Reason::DISCONNECT,
@@ -399,7 +430,10 @@ where
                     name,
                     peer,
                     snapshot,
-                    hash: outgoing.hash.unwrap_or(0),
+                    hash: match outgoing.content.blake3() {
+                        Some(hash) => Hash::Blake3(hash),
+                        None => Hash::Xxh64(outgoing.hash.unwrap_or(0)),
+                    },
                     path: self.path.join(&outgoing.name),
                 }
             }
@@ -501,22 +535,27 @@ impl Hasher {
     }
 }
 
-/// The regular files of a directory whose names can be asked for.
-fn list(path: &Path) -> io::Result<BTreeSet<String>> {
-    let mut names = BTreeSet::new();
+/// The regular files of a directory whose names can be asked for, and its folders.
+fn list(path: &Path) -> io::Result<(BTreeSet<String>, BTreeSet<String>)> {
+    let (mut names, mut folders) = (BTreeSet::new(), BTreeSet::new());
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         // What vanishes while it is looked at is not there.
-        let regular = entry.file_type().is_ok_and(|kind| kind.is_file());
+        let Ok(kind) = entry.file_type() else {
+            continue;
+        };
         let name = Directory::check_name(entry.file_name().as_encoded_bytes());
         if let Ok(name) = name
-            && regular
             && entry.file_name().to_str() == Some(&*name)
         {
-            names.insert(name);
+            if kind.is_file() {
+                names.insert(name);
+            } else if kind.is_dir() {
+                folders.insert(name);
+            }
         }
     }
-    Ok(names)
+    Ok((names, folders))
 }
 
 fn cannot_serve(path: &Path, error: io::Error) -> TransferError {

@@ -178,7 +178,7 @@ fn files_are_sent_one_after_the_other() {
     for (one, (path, content)) in sent.iter().zip(paths.iter().zip(&contents)) {
         assert_eq!(
             (&one.path, one.size, one.hash),
-            (path, content.len() as u64, xxh64(content, 0))
+            (path, content.len() as u64, Hash::Xxh64(xxh64(content, 0)))
         );
         assert!(one.encrypted);
     }

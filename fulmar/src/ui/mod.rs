@@ -113,6 +113,13 @@ pub(crate) enum Event<'a> {
         /// Fingerprint of the key that the peer proves to hold.
         identity: Option<String>,
     },
+    /// An interrupted transfer goes on.
+    Resumed {
+        /// The other side.
+        peer: SocketAddr,
+        /// Bytes that were here already.
+        bytes: u64,
+    },
     /// The peer does not encrypt, and the file goes in the clear because that was allowed.
     Unencrypted {
         /// Name.

@@ -88,6 +88,20 @@ impl Narrator {
                     identity: fingerprint(*identity),
                 });
             }
+            Update::LeftOut { path, what } => {
+                let path = escaped(path.as_os_str().as_encoded_bytes());
+                self.say(&format!("note: {path} is {what}, and is not sent"));
+            }
+            Update::Resumed { peer, bytes } => {
+                self.say(&format!(
+                    "note: goes on where it stopped: {} from {peer} are here already",
+                    Bytes(*bytes)
+                ));
+                self.voice.emit(&Event::Resumed {
+                    peer: *peer,
+                    bytes: *bytes,
+                });
+            }
             Update::Unencrypted { name, peer } => {
                 let name_shown = escaped(name.as_bytes());
                 self.say(&format!(
@@ -126,7 +140,7 @@ impl Narrator {
                     (None, Role::Daemon) => String::new(),
                 };
                 self.say(&format!(
-                    "{}: {verb} {peer}, {} in {}, {average}, loss {:.1} %, hash {hash:016x} verified{who}",
+                    "{}: {verb} {peer}, {} in {}, {average}, loss {:.1} %, hash {hash} verified{who}",
                     escaped(name.as_bytes()),
                     Bytes(snapshot.size),
                     short_time(snapshot.elapsed),
@@ -134,7 +148,7 @@ impl Narrator {
                 ));
                 self.voice.emit(&Event::Done {
                     peer: *peer,
-                    hash: format!("{hash:016x}"),
+                    hash: hash.to_string(),
                     path: path.to_string_lossy(),
                     identity,
                     average_bps: average.bits_per_sec(),
