@@ -3,11 +3,14 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use common::fulmar;
 use rustix::process::{Pid, Signal, kill_process};
@@ -100,7 +103,7 @@ fn files_are_fetched_and_put_authenticated_and_in_the_clear() {
     let listed = fulmar().arg("ls").arg(&daemon.address).output().unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
     let words: Vec<&str> = listed.split_whitespace().collect();
-    assert_eq!(words, ["0", "B", "empty", "3.0", "MB", "one"], "{listed}");
+    assert_eq!(words, ["0", "B", "empty", "2.9", "MiB", "one"], "{listed}");
 
     let output = put(&daemon, &here.path().join("mine"), &["--require-auth"]);
     assert!(output.status.success(), "{}", said(&output));
@@ -192,4 +195,121 @@ fn many_at_once_each_way() {
         let take = fs::read(shelf.path().join(format!("take{i}"))).unwrap();
         assert_eq!(take, content(5_000_000, i + 9));
     }
+}
+
+/// What is beneath a folder: paths, modes and contents.
+fn tree(root: &Path) -> BTreeMap<String, (u32, Option<Vec<u8>>)> {
+    let mut found = BTreeMap::new();
+    let mut left = vec![root.to_owned()];
+    while let Some(dir) = left.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let mode = fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777;
+            let name = path
+                .strip_prefix(root)
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned();
+            let content = if path.is_dir() {
+                left.push(path.clone());
+                None
+            } else {
+                Some(fs::read(&path).unwrap())
+            };
+            found.insert(name, (mode, content));
+        }
+    }
+    found
+}
+
+#[test]
+fn folders_go_both_ways_in_one_session() {
+    let (shelf, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let folder = here.path().join("photos");
+    fs::create_dir_all(folder.join("deep/er")).unwrap();
+    fs::create_dir(folder.join("void")).unwrap();
+    for i in 0..300 {
+        fs::write(folder.join(format!("deep/{i}")), content(i * 97, i)).unwrap();
+    }
+    fs::write(folder.join("deep/er/big"), content(3_000_000, 5)).unwrap();
+    fs::write(folder.join("run"), b"#!").unwrap();
+    fs::set_permissions(folder.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
+    std::os::unix::fs::symlink("run", folder.join("link")).unwrap();
+    let daemon = Daemon::start(shelf.path(), &["--allow-put", "--watch"]);
+
+    let output = put(&daemon, &folder, &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(
+        said(&output).contains("a symbolic link"),
+        "{}",
+        said(&output)
+    );
+    fs::remove_file(folder.join("link")).unwrap();
+    assert_eq!(tree(&shelf.path().join("photos")), tree(&folder));
+    // Nothing is merged into what is there.
+    let output = put(&daemon, &folder, &[]);
+    assert_eq!(output.status.code(), Some(6), "{}", said(&output));
+
+    let back = tempfile::tempdir().unwrap();
+    let output = get(&daemon, &["photos"], back.path(), &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(tree(&back.path().join("photos")), tree(&folder));
+    assert_eq!(
+        fs::read_dir(back.path()).unwrap().count(),
+        1,
+        "nothing else is left"
+    );
+}
+
+#[test]
+fn a_killed_transfer_goes_on_where_it_stopped_and_never_mixes() {
+    let (shelf, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let whole = content(60 << 20, 3);
+    fs::write(shelf.path().join("big"), &whole).unwrap();
+    let daemon = Daemon::start(shelf.path(), &["--watch", "--bwlimit", "250M"]);
+    let mut resumed = 0;
+    // Killed by and by; one that was not killed in time has done it all.
+    for pause in [700, 900, 1100] {
+        let mut child = fulmar()
+            .args(["get", &daemon.address, "big", "--quiet", "--into"])
+            .arg(here.path())
+            .spawn()
+            .unwrap();
+        thread::sleep(Duration::from_millis(pause));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!here.path().join("big").exists(), "it was killed");
+    }
+    let output = get(&daemon, &["big"], here.path(), &["--json"]);
+    assert!(output.status.success(), "{}", said(&output));
+    for line in String::from_utf8(output.stdout).unwrap().lines() {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        if event["event"] == "resumed" {
+            resumed = event["bytes"].as_u64().unwrap();
+        }
+    }
+    assert!(resumed > 10 << 20, "{resumed} bytes were there already");
+    assert!(fs::read(here.path().join("big")).unwrap() == whole);
+
+    // A source that changed is another one.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut child = fulmar()
+        .args(["get", &daemon.address, "big", "--quiet", "--into"])
+        .arg(elsewhere.path())
+        .spawn()
+        .unwrap();
+    thread::sleep(Duration::from_millis(1000));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let changed = content(60 << 20, 4);
+    fs::write(shelf.path().join("big"), &changed).unwrap();
+    let output = get(&daemon, &["big"], elsewhere.path(), &["--json"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(
+        !String::from_utf8(output.stdout)
+            .unwrap()
+            .contains("resumed")
+    );
+    assert!(fs::read(elsewhere.path().join("big")).unwrap() == changed);
 }
