@@ -173,7 +173,7 @@ fn what_cannot_be_sent_or_stored_is_said_in_three_lines() {
             1,
         ),
         (
-            vec!["send".into(), directory.to_owned(), "127.0.0.1:9".into()],
+            vec!["send".into(), "/dev/null".into(), "127.0.0.1:9".into()],
             1,
         ),
         (

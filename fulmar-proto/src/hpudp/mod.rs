@@ -445,7 +445,7 @@ impl Reason {
     pub const FORBIDDEN: Self = Self(0xf3);
 
     /// Every reason that has a name, with that name as metrics write it.
-    pub const NAMED: [(Self, &'static str); 10] = [
+    pub const NAMED: [(Self, &'static str); 11] = [
         (Self::COLLISION, "collision"),
         (Self::HASH_MISMATCH, "hash_mismatch"),
         (Self::BUSY, "busy"),
@@ -456,6 +456,7 @@ impl Reason {
         (Self::INVALID, "invalid"),
         (Self::STORAGE, "storage"),
         (Self::NEEDS_ENCRYPTION, "needs_encryption"),
+        (Self::FORBIDDEN, "forbidden"),
     ];
 }
 

@@ -11,9 +11,10 @@ use std::path::Path;
 use fulmar_proto::hpudp::{Failure, Reason};
 
 use super::outgoing::unreadable;
-use super::recv::{uncreatable, unstorable, unusable};
+use super::recv::{uncreatable, unpackable, unstorable, unusable};
 use super::send::attempt;
 use super::{Kind, TransferError};
+use crate::bundle::{HeadError, ManifestError, SinkError};
 use crate::config::Dscp;
 use crate::driver::Stopped;
 use crate::file::{CreateError, Directory, FinishError, NameError, SourceError};
@@ -41,6 +42,7 @@ fn every_failure_of_a_transfer_is_documented() {
     errors.extend(sources());
     errors.extend(creations());
     errors.extend(endings());
+    errors.extend(unpackings());
     let mut seen: Vec<Kind> = Vec::new();
     let mut rows = table::head();
     for error in &errors {
@@ -167,6 +169,28 @@ fn endings() -> Vec<TransferError> {
             FinishError::Storage(_) => None,
         };
         errors.push(unstorable("FILE", peer(), error));
+        next = after;
+    }
+    errors
+}
+
+/// At the end of a bundle.
+fn unpackings() -> Vec<TransferError> {
+    let mut errors = Vec::new();
+    let mut next = Some(SinkError::Head(HeadError::NotABundle));
+    while let Some(error) = next {
+        let after = match error {
+            SinkError::Head(_) => Some(SinkError::Manifest(ManifestError::Truncated)),
+            SinkError::Manifest(_) => Some(SinkError::Beyond),
+            SinkError::Beyond => Some(SinkError::Exists("PATH".into())),
+            SinkError::Exists(_) => Some(SinkError::NoSpace { size: 7, free: 5 }),
+            SinkError::NoSpace { .. } => Some(SinkError::Busy),
+            SinkError::Busy => Some(SinkError::Incomplete { missing: 7 }),
+            SinkError::Incomplete { .. } => Some(SinkError::Integrity),
+            SinkError::Integrity => Some(SinkError::Storage(system(libc::ENOSPC))),
+            SinkError::Storage(_) => None,
+        };
+        errors.push(unpackable("FILE", peer(), error).1);
         next = after;
     }
     errors

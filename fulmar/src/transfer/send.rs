@@ -204,7 +204,7 @@ where
                 trust: self.options.trust,
                 ..Request::new(to, name.clone(), source.size(), hash)
             };
-            match self.session(path, &mut content, request)? {
+            match self.session(path, &name, &mut content, request)? {
                 Ok((snapshot, met)) => {
                     let path = path.to_owned();
                     let update = Update::Finished {
@@ -265,7 +265,7 @@ where
                 ..Request::new(to, BUNDLE_NAME, size, 0)
             };
             let mut content = Content::Bundle(Box::new(source));
-            let (snapshot, met) = match self.session(&path, &mut content, request)? {
+            let (snapshot, met) = match self.session(&path, &name, &mut content, request)? {
                 Ok(done) => done,
                 Err(Failure::NoBundles) => return Ok(None),
                 Err(failure) if self.may_pass(failure, encrypt, patience) => {
@@ -359,10 +359,11 @@ where
     fn session(
         &mut self,
         path: &Path,
+        name: &str,
         content: &mut Content,
         request: Request,
     ) -> Result<Result<(Snapshot, Met), Failure>, TransferError> {
-        let (current, peer, name) = (Tag(self.next), request.to, request.name.clone());
+        let (current, peer) = (Tag(self.next), request.to);
         self.next += 1;
         self.command(Command::Send {
             tag: current,
@@ -410,7 +411,7 @@ where
                         encrypted,
                         identity,
                     };
-                    let (name, size) = (name.clone(), content.size());
+                    let (name, size) = (name.to_owned(), content.size());
                     (self.observer)(&Update::Connected {
                         direction: Direction::Out,
                         identity,
@@ -422,7 +423,7 @@ where
                 }
                 Event::Progress { tag, snapshot } if tag == current => {
                     (self.observer)(&Update::Progress {
-                        name: name.clone(),
+                        name: name.to_owned(),
                         peer,
                         snapshot,
                     });
