@@ -10,7 +10,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
 use std::thread;
-use std::time::Duration;
 
 use common::fulmar;
 use rustix::process::{Pid, Signal, kill_process};
@@ -262,23 +261,33 @@ fn folders_go_both_ways_in_one_session() {
     );
 }
 
+/// Fetches `big`, and kills that once so many bytes have come.
+fn kill_at(daemon: &Daemon, into: &Path, bytes: u64) {
+    let mut child = fulmar()
+        .args(["get", &daemon.address, "big", "--json", "--into"])
+        .arg(into)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let there = lines.map_while(Result::ok).any(|line| {
+        let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+        event["event"] == "progress" && event["done"].as_u64().is_some_and(|done| done >= bytes)
+    });
+    assert!(there, "it ended before");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn a_killed_transfer_goes_on_where_it_stopped_and_never_mixes() {
     let (shelf, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let whole = content(60 << 20, 3);
     fs::write(shelf.path().join("big"), &whole).unwrap();
-    let daemon = Daemon::start(shelf.path(), &["--watch", "--bwlimit", "250M"]);
+    let daemon = Daemon::start(shelf.path(), &["--watch", "--bwlimit", "100M"]);
     let mut resumed = 0;
-    // Killed by and by; one that was not killed in time has done it all.
-    for pause in [700, 900, 1100] {
-        let mut child = fulmar()
-            .args(["get", &daemon.address, "big", "--quiet", "--into"])
-            .arg(here.path())
-            .spawn()
-            .unwrap();
-        thread::sleep(Duration::from_millis(pause));
-        child.kill().unwrap();
-        child.wait().unwrap();
+    for target in [15_000_000, 30_000_000] {
+        kill_at(&daemon, here.path(), target);
         assert!(!here.path().join("big").exists(), "it was killed");
     }
     let output = get(&daemon, &["big"], here.path(), &["--json"]);
@@ -294,14 +303,7 @@ fn a_killed_transfer_goes_on_where_it_stopped_and_never_mixes() {
 
     // A source that changed is another one.
     let elsewhere = tempfile::tempdir().unwrap();
-    let mut child = fulmar()
-        .args(["get", &daemon.address, "big", "--quiet", "--into"])
-        .arg(elsewhere.path())
-        .spawn()
-        .unwrap();
-    thread::sleep(Duration::from_millis(1000));
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill_at(&daemon, elsewhere.path(), 15_000_000);
     let changed = content(60 << 20, 4);
     fs::write(shelf.path().join("big"), &changed).unwrap();
     let output = get(&daemon, &["big"], elsewhere.path(), &["--json"]);
