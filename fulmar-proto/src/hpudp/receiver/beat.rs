@@ -12,6 +12,7 @@ use super::super::packet::{
 use super::super::ranges;
 use super::super::session::{Shared, Timer, table_interval};
 use super::{FIRST_BEATS, PROGRESS, Receiver, State};
+use crate::hpudp::Via;
 
 /// What came, counted for feedback.
 #[derive(Debug)]
@@ -153,7 +154,9 @@ impl Receiver {
         beat.encode(self.id, self.layout, buf, signer);
         self.beat.len = buf.len() - before;
         if matches!(self.state, State::Receiving | State::Verifying) {
-            let next = if self.arrivals.count == 0 {
+            let next = if self.arrivals.count == 0 && self.extended && self.offer.via == Via::Pull {
+                table_interval(0.0)
+            } else if self.arrivals.count == 0 {
                 FIRST_BEATS
             } else {
                 self.interval()

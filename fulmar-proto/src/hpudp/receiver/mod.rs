@@ -262,6 +262,11 @@ impl Receiver {
         } else {
             CHUNK_PLAIN
         };
+        // The daemon was chosen by this side, and lives on what our heartbeats pay for until it has proved us (19.5.4).
+        let mut ledger = Ledger::default();
+        if pull.is_some() && extended {
+            ledger.prove();
+        }
         let mut timers = Timers::new();
         timers.set(Timer::Inactivity, now + config.inactivity);
         let it = Self {
@@ -309,7 +314,7 @@ impl Receiver {
             data: 0,
             answered_at: None,
             heard: now,
-            ledger: Ledger::default(),
+            ledger,
             verdict: None,
             accepts: 0,
         };
