@@ -85,18 +85,8 @@ impl Pull {
 
     /// The end before the beginning.
     pub(super) fn end(&mut self, now: Instant, failure: Failure, shared: &mut Shared<'_>) {
-        let snapshot = Snapshot {
-            elapsed: now.duration_since(self.started),
-            encrypted: self.wish.encrypt,
-            ..Snapshot::default()
-        };
-        let tag = self.tag;
-        shared.events.push_back(Event::Finished {
-            tag,
-            snapshot,
-            result: Err(failure),
-        });
-        shared.events.push_back(Event::Closed { tag });
+        let elapsed = now.duration_since(self.started);
+        fail(self.tag, elapsed, self.wish.encrypt, failure, shared);
         self.closed = true;
     }
 
@@ -256,16 +246,8 @@ impl Lister {
 
     /// There is no list.
     pub(super) fn end(&mut self, now: Instant, failure: Failure, shared: &mut Shared<'_>) {
-        let tag = self.tag;
-        shared.events.push_back(Event::Finished {
-            tag,
-            snapshot: Snapshot {
-                elapsed: now.duration_since(self.started),
-                ..Snapshot::default()
-            },
-            result: Err(failure),
-        });
-        shared.events.push_back(Event::Closed { tag });
+        let elapsed = now.duration_since(self.started);
+        fail(self.tag, elapsed, false, failure, shared);
         self.closed = true;
     }
 
@@ -372,6 +354,21 @@ impl ListAsked {
     pub(super) fn deadline(&self) -> Instant {
         self.until
     }
+}
+
+/// Tells the application that what it asked for did not begin.
+fn fail(tag: Tag, elapsed: Duration, encrypted: bool, failure: Failure, shared: &mut Shared<'_>) {
+    let snapshot = Snapshot {
+        elapsed,
+        encrypted,
+        ..Snapshot::default()
+    };
+    shared.events.push_back(Event::Finished {
+        tag,
+        snapshot,
+        result: Err(failure),
+    });
+    shared.events.push_back(Event::Closed { tag });
 }
 
 /// LIST_REQs sent before "unsupported", and their spacing (18.6).

@@ -66,8 +66,8 @@ impl Server {
     /// Opens `directory` and binds `listen`; `[::]` listens to IPv4 as well.
     ///
     /// # Errors
-    /// If there is no such directory, it may not be written to and files are to be taken, or the address is not to be
-    /// had.
+    /// If there is no such directory, it cannot be listed, it may not be written to and files are to be taken, or the
+    /// address is not to be had.
     pub fn bind(
         directory: &Path,
         listen: SocketAddr,
@@ -106,7 +106,7 @@ impl Server {
     /// [`ServeOptions::drain`] at most.
     ///
     /// # Errors
-    /// If the directory cannot be listed, or the socket dies.
+    /// If the socket dies.
     pub fn run(
         self,
         mut observer: impl FnMut(&Update),

@@ -321,7 +321,8 @@ impl Session {
     /// Whether its number must not be used again for a while: something happened under it (4.1.4).
     pub(super) fn is_used(&self) -> bool {
         match self {
-            Self::Sender(it) => it.is_used(),
+            // A stranger that asked for a file, and has shown nothing, may ask again.
+            Self::Sender(it) => it.is_proved(),
             Self::Receiver(it) => it.is_used(),
             Self::Pull(_) | Self::Asked(_) | Self::Lister(_) | Self::ListAsked(_) => false,
         }

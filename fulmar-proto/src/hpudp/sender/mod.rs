@@ -350,12 +350,6 @@ impl Sender {
         self.request.via == Via::Push && self.request.to == address
     }
 
-    /// Whether anything happened under its number that another session must not be mistaken for: a stranger that asked
-    /// for a file, and has shown nothing, may ask again.
-    pub(super) fn is_used(&self) -> bool {
-        self.gate.is_none()
-    }
-
     /// Whether a request for a file is the one this session answers.
     pub(super) fn is_repeat(&self, datagram: &[u8]) -> bool {
         self.wish == datagram
@@ -373,7 +367,7 @@ impl Sender {
 
     /// Whether who asked for it has shown nothing yet.
     pub(super) fn is_half_open(&self) -> bool {
-        self.is_served() && self.gate.is_some() && !self.is_over()
+        !self.is_proved() && !self.is_over()
     }
 
     /// Another session took its place.
