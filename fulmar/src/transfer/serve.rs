@@ -94,6 +94,11 @@ impl Server {
         self.handle.local_addr()
     }
 
+    /// How many files and how many folders can be fetched now.
+    pub fn offers(&self) -> (usize, usize) {
+        self.names.count()
+    }
+
     /// A view of its counters for other threads.
     pub fn watcher(&self) -> Watcher {
         self.handle.watcher()
