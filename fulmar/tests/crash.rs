@@ -81,7 +81,8 @@ fn kill_one(seed: u64) -> Moment {
             }
             Some(ended) => {
                 ended.failed_with(3, "the peer fell silent");
-                assert_eq!(names_in(&into), [""; 0], "{case}: {ended:#?}");
+                let left = names_in(&into);
+                assert!(left.iter().all(|it| is_partial(it)), "{case}: {ended:#?}");
                 Moment::Middle
             }
             None => {
@@ -157,7 +158,7 @@ fn a_file_that_cannot_fit_is_refused_before_it_is_sent() {
     assert!(
         received
             .said
-            .contains("the file has 16000000 bytes and the disk has room for"),
+            .contains("16000000 bytes are to come and the disk has room for"),
         "{received:#?}"
     );
     drop(mount);

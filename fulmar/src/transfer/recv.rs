@@ -308,9 +308,10 @@ where
                     let what = attempt.to_string();
                     self.last = Some(Err(TransferError::new(Kind::Failed, what, because, advice)));
                 } else {
-                    let name = match bundle {
-                        true => UNNAMED.to_owned(),
-                        false => raw.escape_ascii().to_string(),
+                    let name = if bundle {
+                        UNNAMED.to_owned()
+                    } else {
+                        raw.escape_ascii().to_string()
                     };
                     self.refused(&name, from, reason, because);
                 }
