@@ -50,6 +50,7 @@ fn bad_usage_is_one_sentence_and_exit_2() {
         ("", "send, recv"),
         ("fetch", "send, recv"),
         ("send onlyfile", "HOST"),
+        ("put onlyfile --quiet", "HOST"),
         ("send f h:99999", "1 to 65535"),
         ("send f h --rate fast", "1.5Gbit"),
         ("send f h --policy fixed", "--rate"),
@@ -272,7 +273,7 @@ fn the_demo_needs_nothing() {
         assert!(result["goodput_bps"].as_u64().unwrap() > 0, "{result}");
         let copies = result["size"].as_u64().unwrap() / fs::metadata(BINARY).unwrap().len();
         assert_eq!(result["size"], copies * fs::metadata(BINARY).unwrap().len());
-        assert!(copies > 1, "{result}");
+        assert!(copies > 0, "{result}");
         assert!(result["tcp_model_bps"].as_u64().unwrap() > 0, "{result}");
     }
 }
