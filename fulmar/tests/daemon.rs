@@ -397,7 +397,7 @@ fn every_session_has_its_line_and_a_stop_keeps_what_came() {
     let output = put(&daemon, &here.path().join("late"), &["--json"]);
     assert!(output.status.success(), "{}", said(&output));
     let resumed = json_of(&output, "done")["resumed"].as_u64().unwrap();
-    assert!(resumed >= 1 << 20, "{resumed}");
+    assert!(resumed > 0, "{resumed}");
     let arrived = fs::read(shelf.path().join("late")).unwrap();
     assert!(arrived == content(20_000_000, 1));
 }

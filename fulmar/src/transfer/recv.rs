@@ -384,12 +384,12 @@ where
                     self.resume(tag, &incoming, ready.have)
                 }
                 Err((reason, fault)) => {
-                    if incoming.is_named() || incoming.wanted.is_some() {
-                        incoming.fail(fault);
-                    } else {
-                        // What a bundle has, and whether that can be stored, its first bytes tell: it is still an offer.
+                    if incoming.refused {
+                        // What a bundle has, and whether that can be stored, its first bytes tell: it was still an offer.
                         incoming.refuse();
                         self.refused(&incoming.name, incoming.from, reason, fault.because());
+                    } else {
+                        incoming.fail(fault);
                     }
                     self.command(Command::Abort { tag, reason })
                 }
