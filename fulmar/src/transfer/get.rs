@@ -14,7 +14,8 @@ use fulmar_proto::Endpoint;
 use fulmar_proto::hpudp::{Command, Config, Event, Failure, Reason, Tag, Trust, Wish};
 
 use super::error::{Attempt, Side};
-use super::recv::{Accepts, Receiving, Tally, next_event};
+use super::receiving::{Accepts, Receiving};
+use super::recv::{Tally, next_event};
 use super::{
     Encryption, FAREWELL, TICK, TransferError, Update, any_port, bind, open_directory, patience,
     spawn_bulk,

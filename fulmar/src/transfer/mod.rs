@@ -11,6 +11,7 @@ mod incoming;
 mod limit;
 mod list;
 mod outgoing;
+mod receiving;
 mod recv;
 #[cfg(test)]
 mod refusals;

@@ -290,7 +290,7 @@ fn at(side: Side) -> Attempt {
         side,
         name: "FILE".to_owned(),
         peer: peer(),
-        resumes: true,
+        resumes: side != Side::List,
     }
 }
 

@@ -15,7 +15,8 @@ use fulmar_proto::hpudp::{self, Command, Config, Event, Failure, Reason, Snapsho
 
 use super::error::{Attempt, Side};
 use super::outgoing::Content;
-use super::recv::{Accepts, Receiving, Tally, next_event};
+use super::receiving::{Accepts, Receiving};
+use super::recv::{Tally, next_event};
 use super::shelf::{Found, Names, Shelf, Unproved};
 use super::{
     Direction, FAREWELL, Following, Kind, TICK, TransferError, Update, bind, open_directory,
