@@ -359,7 +359,7 @@ fn every_session_has_its_line_and_a_stop_keeps_what_came() {
     let late = run(&["put", "late", "--max-rate", "30M", &address], here.path());
     loop {
         let event = daemon.wait_for("progress");
-        if event["file"] == "late" && event["done"].as_u64().unwrap() > 3_000_000 {
+        if event["file"] == "late" && event["done"].as_u64().unwrap() > 6_000_000 {
             break;
         }
     }
@@ -392,9 +392,10 @@ fn every_session_has_its_line_and_a_stop_keeps_what_came() {
         (&"late".into(), &130.into())
     );
 
-    // What came is kept.
+    // What came is kept. Slowly, so that the sender hears of that before it has sent it once more.
     let daemon = Daemon::start(shelf.path(), &["--allow-put"]);
-    let output = put(&daemon, &here.path().join("late"), &["--json"]);
+    let late = here.path().join("late");
+    let output = put(&daemon, &late, &["--json", "--max-rate", "50M"]);
     assert!(output.status.success(), "{}", said(&output));
     let resumed = json_of(&output, "done")["resumed"].as_u64().unwrap();
     assert!(resumed > 0, "{resumed}");
