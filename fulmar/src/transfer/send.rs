@@ -195,7 +195,7 @@ where
         let mut content = Content::File(Arc::clone(&source));
         let to = self.options.to;
         let mut encrypt = self.options.encrypt != Encryption::Off;
-        let patience = Instant::now() + self.options.config.request_timeout;
+        let patience = Instant::now() + self.options.config.call_timeout;
         loop {
             let name = source.name().to_owned();
             let request = Request {
@@ -239,7 +239,7 @@ where
     fn bundle(&mut self, paths: &[PathBuf]) -> Result<Option<Vec<Sent>>, TransferError> {
         let to = self.options.to;
         let mut encrypt = self.options.encrypt != Encryption::Off;
-        let patience = Instant::now() + self.options.config.request_timeout;
+        let patience = Instant::now() + self.options.config.call_timeout;
         let (name, path) = match paths {
             [one] => (shown(one), one.clone()),
             several => (format!("{} items", several.len()), PathBuf::new()),
@@ -302,7 +302,7 @@ where
     }
 
     /// Whether another attempt may fare better: too many sessions at the receiver, or the number of another, pass by
-    /// themselves; and what cannot be encrypted may go in the clear, if the user allows it.
+    /// themselves, and so does what a killed sender of the same files has left, once its receiver gives it up; and what cannot be encrypted may go in the clear, if the user allows it.
     fn may_pass(&self, failure: Failure, encrypt: bool, until: Instant) -> bool {
         let plain = encrypt && self.options.encrypt == Encryption::AllowPlain;
         match failure {

@@ -65,7 +65,11 @@ impl Receiver {
         options: &[&str],
     ) -> Self {
         command.arg("recv").arg(into).args(["--listen", listen]);
-        let mut end = End::spawn(command.args(options));
+        Self::ready(End::spawn(command.args(options)))
+    }
+
+    /// Whoever was started to listen, once it does.
+    pub(crate) fn ready(mut end: End) -> Self {
         let ready = end.wait_for("ready");
         Self {
             end,
@@ -132,9 +136,18 @@ impl End {
         }
     }
 
+    /// The last event of that name that was read by one of the waits.
+    pub(crate) fn seen(&self, name: &str) -> Option<&Value> {
+        self.events.iter().rfind(|event| event["event"] == name)
+    }
+
     /// Whether an event of that name was read by one of the waits.
     pub(crate) fn has_seen(&self, name: &str) -> bool {
         self.events.iter().any(|event| event["event"] == name)
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
@@ -381,10 +394,11 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_fulmar");
 /// Longer than anything here takes on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// The program under test, which keeps its keys in a place of its own.
+/// The program under test, which keeps its keys, and what it remembers of files, in a place of its own.
 pub(crate) fn fulmar() -> Command {
     let mut command = Command::new(BINARY);
     command.env("XDG_CONFIG_HOME", config_home());
+    command.env("XDG_CACHE_HOME", config_home().join("cache"));
     command
 }
 
