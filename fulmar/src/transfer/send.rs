@@ -436,6 +436,12 @@ where
                     return match (result, fault) {
                         (Ok(()), _) => Ok(Ok((snapshot, met))),
                         (Err(_), Some(fault)) => Err(fault),
+                        // A daemon that took it and was then never heard had to give its place to somebody else.
+                        (Err(Failure::Silent), None)
+                            if self.options.via == Via::Push && snapshot.rtt.is_none() =>
+                        {
+                            Ok(Err(Failure::Refused(Reason::BUSY)))
+                        }
                         (Err(failure), None) => Ok(Err(failure)),
                     };
                 }

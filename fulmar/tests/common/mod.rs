@@ -68,6 +68,14 @@ impl Receiver {
         Self::ready(End::spawn(command.args(options)))
     }
 
+    /// `fulmar serve` on a free port of IPv4 loopback, which takes files too.
+    pub(crate) fn serve(directory: &Path, options: &[&str]) -> Self {
+        let mut command = fulmar();
+        command.arg("serve").arg(directory).args(options);
+        command.args(["--allow-put", "--listen", "127.0.0.1:0"]);
+        Self::ready(End::spawn(&mut command))
+    }
+
     /// Whoever was started to listen, once it does.
     pub(crate) fn ready(mut end: End) -> Self {
         let ready = end.wait_for("ready");
@@ -81,6 +89,18 @@ impl Receiver {
 /// `fulmar send`, started.
 pub(crate) fn send(files: &[impl AsRef<OsStr>], to: &str, options: &[&str]) -> End {
     End::spawn(fulmar().arg("send").args(files).arg(to).args(options))
+}
+
+/// `fulmar put`, started.
+pub(crate) fn put(file: &Path, to: &str, options: &[&str]) -> End {
+    End::spawn(fulmar().arg("put").arg(file).arg(to).args(options))
+}
+
+/// `fulmar get`, started.
+pub(crate) fn get(from: &str, name: &str, into: &Path, options: &[&str]) -> End {
+    let mut command = fulmar();
+    command.args(["get", from, name, "--into"]).arg(into);
+    End::spawn(command.args(options))
 }
 
 impl End {

@@ -1,5 +1,4 @@
 //! The driver on real loopback sockets, with a toy protocol.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
