@@ -1,7 +1,5 @@
 //! Pushes, pulls, identities, signed control packets and what a receiver had before, in virtual time (HP-UDP 4.5, 18.7,
 //! 18.8, 19.5).
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
