@@ -230,3 +230,21 @@ fn no_control_packet_is_refused_between_honest_peers() {
         assert_eq!(refused.sum::<u64>(), 0, "{via:?}");
     }
 }
+
+/// A NAT in front of a daemon forwards a port of its own, and the daemon names the one that it knows of (4.5.4).
+#[test]
+fn a_push_stays_with_the_port_that_answered() {
+    for encrypt in [false, true] {
+        let terms = Terms {
+            via: Via::Push,
+            encrypt,
+            ..Terms::default()
+        };
+        let behind = Config {
+            port: 4711,
+            ..daemon()
+        };
+        let (_, flow) = run(Config::default(), behind, 0.0, 9, terms);
+        assert!(arrives(&flow), "{flow:?}");
+    }
+}

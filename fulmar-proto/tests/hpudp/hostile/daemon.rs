@@ -106,7 +106,11 @@ fn a_daemon_that_answers_a_pull_with_something_else_is_refused() {
         duo.inject(CLIENT, SocketAddr::new(B.ip(), 4711), &answer);
         duo.run(SECOND, |_, _, _| 0);
         assert!(matches!(duo.results[CLIENT], Some(Err(_))), "{what}");
-        assert_eq!((duo.bytes, duo.ends[CLIENT].sessions()), (0, 0), "{what}");
+        assert_eq!(
+            (duo.content.bytes(), duo.ends[CLIENT].sessions()),
+            (0, 0),
+            "{what}"
+        );
     }
 }
 
@@ -183,7 +187,7 @@ fn floods_lock_no_honest_client_out() {
             assert!(most <= 300, "{most} sessions");
             duo.run(30 * SECOND, |_, _, _| 1);
             let honest = duo.results[duo.receiver()];
-            assert_eq!((honest, duo.wrong), (Some(Ok(())), 0), "{via:?}");
+            assert_eq!((honest, duo.content.wrong()), (Some(Ok(())), 0), "{via:?}");
         }
     }
 }
@@ -287,7 +291,7 @@ fn lies_about_what_was_had_harm_only_the_liar() {
             }
             1
         });
-        assert_eq!(duo.wrong, 0);
+        assert_eq!(duo.content.wrong(), 0);
         duo.run(60 * SECOND, |_, _, _| 1);
         let fine = duo.results[1 - liar] == Some(Ok(()));
         let there = duo.results[liar] == Some(Ok(()));

@@ -100,7 +100,7 @@ fn a_changed_handshake_is_never_a_weaker_session() {
                         changed == 0 || !fine,
                         "{via:?} {trust:?}, byte {at} of {side}"
                     );
-                    assert_eq!(duo.wrong, 0);
+                    assert_eq!(duo.content.wrong(), 0);
                 }
             }
         }
@@ -135,7 +135,7 @@ fn a_stripped_extension_is_refused_by_who_knows_the_peer() {
                     assert!(!fine || client, "{what}");
                 } else {
                     assert_ne!(duo.results[CLIENT], Some(Ok(())), "{what}");
-                    assert_eq!(duo.bytes, 0, "{what}");
+                    assert_eq!(duo.content.bytes(), 0, "{what}");
                 }
             }
         }

@@ -9,7 +9,7 @@ use fulmar_proto::sim::Rng;
 use fulmar_proto::{Endpoint as _, Meta};
 
 use super::memory::measured;
-use super::{MALLORY, MS};
+use super::{MALLORY, MS, crc32};
 use crate::common::{Pair, Strangers, kind, link, packet, seed};
 
 /// One endpoint without a network, whose application accepts whatever is offered, stores it and finds it wrong. Keeps
@@ -152,14 +152,6 @@ fn extended(mut request: Vec<u8>) -> Vec<u8> {
     let sum = crc32(&request);
     request.extend(sum.to_be_bytes());
     request
-}
-
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |sum, &byte| {
-        (0..8).fold(sum ^ u32::from(byte), |sum, _| {
-            (sum >> 1) ^ (0xedb8_8320 & (sum & 1).wrapping_neg())
-        })
-    })
 }
 
 pub(super) fn stranger(n: u32) -> SocketAddr {
