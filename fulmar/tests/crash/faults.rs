@@ -16,7 +16,7 @@ use fulmar_proto::sim::Rng;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::{End, Ended, LIMIT, random_file, skip};
-use crate::scene::{Scene, Side, Way};
+use crate::scene::{Scene, Side, Watch, Way};
 use crate::{at_once, long};
 
 #[test]
@@ -65,13 +65,10 @@ fn suffer(way: Way, side: Side, inject: &str) -> bool {
     let arrived = scene.has_arrived(&case);
     let log = tracer.end();
     let struck = log.contains("(INJECTED)") || log.contains("killed by SIGKILL");
-    let ended = match client {
-        Some(ended) => ended,
-        None => {
-            assert!(killed, "{case}");
-            again(&mut scene, arrived, watch, &case);
-            return true;
-        }
+    let Some(ended) = client else {
+        assert!(killed, "{case}");
+        again(&mut scene, watch, &case);
+        return true;
     };
     assert!(
         !killed || inject.contains("KILL"),
@@ -86,12 +83,12 @@ fn suffer(way: Way, side: Side, inject: &str) -> bool {
         ),
     }
     assert!(struck || ended.code() == Some(0), "{case}: {ended:#?}");
-    again(&mut scene, arrived, watch, &case);
+    again(&mut scene, watch, &case);
     struck
 }
 
-fn again(scene: &mut Scene, arrived: bool, watch: crate::scene::Watch, case: &str) {
-    scene.again(arrived, case);
+fn again(scene: &mut Scene, watch: Watch, case: &str) {
+    scene.again(case);
     scene.is_tidy(case);
     watch.end(case);
 }
