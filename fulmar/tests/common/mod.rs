@@ -180,15 +180,20 @@ impl End {
     }
 
     /// Waits for it to end by itself.
-    pub(crate) fn finish(mut self) -> Ended {
-        let deadline = Instant::now() + LIMIT;
+    pub(crate) fn finish(self) -> Ended {
+        self.finish_within(LIMIT)
+    }
+
+    /// The same, for what takes long.
+    pub(crate) fn finish_within(mut self, limit: Duration) -> Ended {
+        let deadline = Instant::now() + limit;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
             assert!(
                 Instant::now() < deadline,
-                "still running after {LIMIT:?}, and said {:#?}",
+                "still running after {limit:?}, and said {:#?}",
                 self.events
             );
             thread::sleep(Duration::from_millis(5));

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use fulmar::demo::Relay;
+use fulmar_proto::engine::Bitrate;
 use fulmar_proto::sim::{LinkConfig, Loss};
 
 use crate::common::{End, Ended, Receiver, get, inbox, names_in, put, random_file, same};
@@ -23,7 +24,10 @@ fn twenty_puts_and_twenty_gets_at_5_percent_loss_all_get_their_share() {
         random_file(&shelf.join(format!("get{client}")), size, CLIENTS + client);
     }
     let daemon = Receiver::serve(&shelf, &[]);
+    // All of them together are what two cores carry beside other work: who gets how much should not be up to those.
     let link = LinkConfig {
+        rate: Some(Bitrate::from_bits_per_sec(10_000_000)),
+        queue: 1 << 16,
         delay: Duration::from_millis(10),
         loss: Loss::Independent(0.05),
         ..LinkConfig::PERFECT
@@ -44,10 +48,20 @@ fn twenty_puts_and_twenty_gets_at_5_percent_loss_all_get_their_share() {
             }
         })
         .collect();
-    let ended: Vec<Ended> = clients.into_iter().map(End::finish).collect();
-    for ended in &ended {
-        assert_eq!(ended.code(), Some(0), "{ended:#?}");
-    }
+    let ended: Vec<Ended> = clients
+        .into_iter()
+        .map(|client| client.finish_within(PATIENCE))
+        .collect();
+    let failed = ended.iter().filter(|it| it.code() != Some(0));
+    let failed: Vec<_> = failed
+        .map(|it| (&it.said, it.events.iter().rev().nth(1)))
+        .collect();
+    assert!(
+        failed.is_empty(),
+        "{} of {}: {failed:#?}",
+        failed.len(),
+        ended.len()
+    );
     for client in 0..CLIENTS {
         let (put, get) = (format!("put{client}"), format!("get{client}"));
         assert!(same(&here.join(&put), &shelf.join(&put)), "{put}");
@@ -208,6 +222,8 @@ fn packet(kind: u8, id: u32, payload: &[u8], padding: usize) -> Vec<u8> {
 }
 
 const CLIENTS: u64 = 20;
+/// For forty files of 50 MB on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(600);
 const HEARTBEAT: u8 = 0x03;
 const PULL_REQ: u8 = 0x07;
 const PUSH_REQ: u8 = 0x08;
