@@ -26,7 +26,7 @@ fn twenty_puts_and_twenty_gets_at_5_percent_loss_all_get_their_share() {
     let daemon = Receiver::serve(&shelf, &[]);
     // All of them together are what two cores carry beside other work: who gets how much should not be up to those.
     let link = LinkConfig {
-        rate: Some(Bitrate::from_bits_per_sec(10_000_000)),
+        rate: Some(Bitrate::from_bits_per_sec(8_000_000)),
         queue: 1 << 16,
         delay: Duration::from_millis(10),
         loss: Loss::Independent(0.05),
