@@ -150,7 +150,7 @@ mod tests {
                 "password",
                 "salt",
                 2,
-                "ea6c014dc72d6f8ffd08695acc5d4bb68e0b0e4c",
+                "ea6c014dc72d6f8ccd1ed92ace1d41f0d8de8957",
             ),
             (
                 "passwordPASSWORDpassword",
