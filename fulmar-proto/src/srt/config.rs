@@ -48,8 +48,8 @@ pub struct Config {
     pub payload_size: usize,
     /// Largest IP datagram, bytes (2.2), 76 to 1500.
     pub mss: usize,
-    /// Most packets in flight towards this side, at least 32 (5.1.5).
-    pub window: u32,
+    /// Most packets in flight towards this side, at least 32 (5.1.5); `None` leaves it to the receive buffer (17.2.2).
+    pub window: Option<u32>,
     /// Send buffer, bytes; `None` sizes it from latency and bandwidth (17.2.2).
     pub send_buffer: Option<usize>,
     /// Receive buffer, bytes; `None` sizes it from latency and bandwidth (17.2.2).
@@ -125,7 +125,7 @@ impl Config {
             drift_tracer: true,
             payload_size: if live { 1316 } else { 0 },
             mss: MSS_MAX,
-            window: 25_600,
+            window: None,
             send_buffer: None,
             receive_buffer: None,
             bandwidth: Bandwidth::default(),
@@ -149,9 +149,142 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The first parameter that is out of its range, or contradicts another (17.2.1). An endpoint takes no other
+    /// configuration than one that passes.
+    pub fn check(&self) -> Result<(), OutOfRange> {
+        self.check_sizes()?;
+        self.check_keys()?;
+        self.check_pace()?;
+        let latency = Duration::from_millis(u16::MAX.into());
+        let latencies = self.receive_latency.max(self.peer_latency);
+        demand("latency", "at most 65535 ms", latencies <= latency)?;
+        let timeouts = [self.connect_timeout, self.idle_timeout];
+        demand(
+            "conntimeo, peeridletimeo",
+            "more than 0",
+            !timeouts.contains(&Duration::ZERO),
+        )
+    }
+
+    fn check_sizes(&self) -> Result<(), OutOfRange> {
+        let Self { mss, window, .. } = *self;
+        let fits = (MSS_MIN..=MSS_MAX).contains(&mss);
+        demand("mss", "76 to 1500 bytes", fits)?;
+        let least = window.is_none_or(|window| window >= WINDOW_MIN);
+        demand("fc", "at least 32 packets", least)?;
+        let buffers = [self.send_buffer, self.receive_buffer];
+        let least = WINDOW_MIN as usize * (mss - UDP_HEADERS);
+        demand(
+            "sndbuf, rcvbuf",
+            "at least 32 packets",
+            buffers.into_iter().flatten().all(|bytes| bytes >= least),
+        )?;
+        let filter = self.packet_filter.as_deref();
+        demand(
+            "packetfilter",
+            "at most 64 bytes, and in live mode only",
+            filter.is_none_or(|text| self.mode == Mode::Live && text.len() <= FILTER_MAX),
+        )?;
+        let mut most = mss - HEADERS;
+        if self.crypto_mode == CryptoMode::Gcm {
+            most = most.saturating_sub(GCM_TAG);
+        }
+        if filter.is_some() {
+            most = most.saturating_sub(FILTER_HEADER);
+        }
+        demand(
+            "payloadsize",
+            "at most mss - 44, less 16 with AES-GCM, less 4 with a packet filter",
+            self.payload_size <= most,
+        )
+    }
+
+    fn check_keys(&self) -> Result<(), OutOfRange> {
+        let refresh = (1..=REFRESH_MAX).contains(&self.key_refresh);
+        demand("kmrefreshrate", "1 to 2^30 packets", refresh)?;
+        demand(
+            "kmpreannounce",
+            "at most (kmrefreshrate - 1) / 2 packets",
+            self.key_preannounce <= (self.key_refresh - 1) / 2,
+        )?;
+        let gcm = self.crypto_mode == CryptoMode::Gcm;
+        let live = self.mode == Mode::Live;
+        demand("cryptomode", "AES-GCM in live mode only", !gcm || live)?;
+        let aes192 = self.key_length == Some(KeyLength::Aes192);
+        demand("pbkeylen", "16 or 32 with AES-GCM", !(gcm && aes192))
+    }
+
+    fn check_pace(&self) -> Result<(), OutOfRange> {
+        match self.bandwidth {
+            Bandwidth::Fixed(rate) => demand("maxbw", "more than 0", rate.bits_per_sec() > 0),
+            Bandwidth::Input { overhead, .. } => {
+                demand("oheadbw", "5 to 100 percent", (5..=100).contains(&overhead))
+            }
+        }
+    }
+
+    /// Packets that the receive buffer holds at a latency: as configured, else what comes at the bandwidth in one and a
+    /// half times that (17.2.2).
+    pub(crate) fn receive_packets(&self, latency: Duration) -> u32 {
+        self.packets(self.receive_buffer, latency)
+    }
+
+    /// Packets that the send buffer holds while the peer holds what it gets for `latency`.
+    pub(crate) fn send_packets(&self, latency: Duration) -> u32 {
+        self.packets(self.send_buffer, latency)
+    }
+
+    /// What a handshake says of it (5.1.5).
+    pub(crate) fn window(&self, latency: Duration) -> u32 {
+        let buffer = self.receive_packets(latency);
+        self.window.map_or(buffer, |window| window.min(buffer))
+    }
+
+    fn packets(&self, bytes: Option<usize>, latency: Duration) -> u32 {
+        if let Some(bytes) = bytes {
+            let packets = bytes / (self.mss - UDP_HEADERS);
+            return u32::try_from(packets).map_or(WINDOW_MAX, |packets| packets.min(WINDOW_MAX));
+        }
+        let rate = match self.bandwidth {
+            Bandwidth::Fixed(rate)
+            | Bandwidth::Input {
+                rate: Some(rate), ..
+            } => rate,
+            Bandwidth::Input { rate: None, .. } => Bitrate::from_bytes_per_sec(UNBOUNDED),
+        };
+        let size = match self.payload_size {
+            0 => self.mss,
+            payload => payload + HEADERS,
+        };
+        let packets = rate.bytes_in(latency * 3 / 2) / size as u64;
+        u32::try_from(packets).map_or(WINDOW_MAX, |packets| {
+            packets.clamp(BUFFER_DEFAULT, WINDOW_MAX)
+        })
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self::live()
+    }
+}
+
+/// A parameter that no connection can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key} must be {range}")]
+pub struct OutOfRange {
+    /// The parameter, as URIs call it (17.2.1).
+    pub key: &'static str,
+    /// What it may be.
+    pub range: &'static str,
+}
+
+fn demand(key: &'static str, range: &'static str, met: bool) -> Result<(), OutOfRange> {
+    if met {
+        Ok(())
+    } else {
+        Err(OutOfRange { key, range })
     }
 }
 
@@ -194,7 +327,7 @@ pub enum Bandwidth {
 
 impl Bandwidth {
     /// What `maxbw` -1 stands for: 1 Gbit/s (12.1.2).
-    pub const UNBOUNDED: Self = Self::Fixed(Bitrate::from_bytes_per_sec(125_000_000));
+    pub const UNBOUNDED: Self = Self::Fixed(Bitrate::from_bytes_per_sec(UNBOUNDED));
 }
 
 impl Default for Bandwidth {
@@ -313,5 +446,186 @@ impl Default for Limits {
     }
 }
 
+/// What this side says it is (5.5.1).
+pub const VERSION: u32 = 0x01_0505;
+/// The oldest version that knows HSv5 (5.4.5, 5.7.1).
+pub(crate) const VERSION_HSV5: u32 = 0x01_0300;
+/// From here on AES-GCM has nonces that do not repeat (6.4.4).
+pub(crate) const VERSION_GCM: u32 = 0x01_0504;
+
+/// Bytes of IP and UDP headers, of any IP (2.2.1).
+pub(crate) const UDP_HEADERS: usize = 28;
+/// Bytes of all headers of a data packet (2.2.1).
+pub(crate) const HEADERS: usize = UDP_HEADERS + 16;
+/// Bytes that AES-GCM adds to a payload.
+pub(crate) const GCM_TAG: usize = 16;
+/// Bytes that the packet filter takes of a payload.
+pub(crate) const FILTER_HEADER: usize = 4;
+/// Longest text of a packet filter, bytes (13.1.3).
+pub(crate) const FILTER_MAX: usize = 64;
+/// Least MSS that is not refused (5.1.4).
+pub(crate) const MSS_MIN: usize = 76;
 /// Largest MSS, and the default (5.1.4).
 pub(crate) const MSS_MAX: usize = 1500;
+/// Bounds of a window (5.1.5).
+pub(crate) const WINDOW_MIN: u32 = 32;
+pub(crate) const WINDOW_MAX: u32 = 65_536;
+/// A latency that a peer asks for is cut to this, unless we want more ourselves (5.6.4).
+pub(crate) const LATENCY_MAX: Duration = Duration::from_secs(10);
+/// Packets under one key, at most (6.6.5).
+pub(crate) const REFRESH_MAX: u32 = 1 << 30;
+/// Packets of a buffer that nobody sized, at least (17.2.2).
+const BUFFER_DEFAULT: u32 = 8192;
+/// Bytes a second: `maxbw` -1 (12.1.2).
+const UNBOUNDED: u64 = 125_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut Config)) -> &'static str {
+        let mut config = Config::live();
+        change(&mut config);
+        config.check().map_or_else(|error| error.key, |()| "")
+    }
+
+    #[test]
+    fn presets_are_in_range() {
+        for mode in [Mode::Live, Mode::Message, Mode::Stream] {
+            assert_eq!(Config::preset(mode).check(), Ok(()), "{mode:?}");
+        }
+    }
+
+    #[test]
+    fn the_edge_of_each_range() {
+        let latency =
+            |ms| move |config: &mut Config| config.peer_latency = Duration::from_millis(ms);
+        assert_eq!(
+            [refused(latency(65_535)), refused(latency(65_536))],
+            ["", "latency"]
+        );
+        let mss = |mss| {
+            move |config: &mut Config| {
+                config.mss = mss;
+                config.payload_size = 0;
+            }
+        };
+        assert_eq!([refused(mss(76)), refused(mss(1500))], ["", ""]);
+        assert_eq!(
+            [75, 1501, 0, usize::MAX].map(|n| refused(mss(n))),
+            ["mss"; 4]
+        );
+        let window = |window| move |config: &mut Config| config.window = Some(window);
+        assert_eq!([refused(window(32)), refused(window(31))], ["", "fc"]);
+        let buffer = |bytes| move |config: &mut Config| config.receive_buffer = Some(bytes);
+        let least = 32 * 1472;
+        let outcomes = [refused(buffer(least)), refused(buffer(least - 1))];
+        assert_eq!(outcomes, ["", "sndbuf, rcvbuf"]);
+        let payload = |size, gcm, filter: bool| {
+            refused(|config| {
+                config.payload_size = size;
+                config.crypto_mode = if gcm {
+                    CryptoMode::Gcm
+                } else {
+                    CryptoMode::Auto
+                };
+                config.packet_filter = filter.then(|| "fec,cols:4".to_owned());
+            })
+        };
+        for (most, gcm, filter) in [
+            (1456, false, false),
+            (1440, true, false),
+            (1436, true, true),
+        ] {
+            assert_eq!(payload(most, gcm, filter), "");
+            assert_eq!(payload(most + 1, gcm, filter), "payloadsize");
+        }
+        let keys = |refresh, announce| {
+            refused(|config| (config.key_refresh, config.key_preannounce) = (refresh, announce))
+        };
+        let outcomes = [keys(1 << 30, 0), keys(1, 0), keys(9, 4)];
+        assert_eq!(outcomes, [""; 3]);
+        assert_eq!([keys((1 << 30) + 1, 0), keys(0, 0)], ["kmrefreshrate"; 2]);
+        assert_eq!([keys(9, 5), keys(1, 1)], ["kmpreannounce"; 2]);
+        let input = |overhead| {
+            refused(|config| {
+                let (rate, least) = (None, Bitrate::default());
+                config.bandwidth = Bandwidth::Input {
+                    rate,
+                    least,
+                    overhead,
+                };
+            })
+        };
+        assert_eq!([4, 5, 100, 101].map(input), ["oheadbw", "", "", "oheadbw"]);
+        assert_eq!(
+            refused(|config| config.bandwidth = Bandwidth::Fixed(Bitrate::default())),
+            "maxbw"
+        );
+        assert_eq!(
+            refused(|config| config.packet_filter = Some("f".repeat(65))),
+            "packetfilter"
+        );
+        let silent = refused(|config| config.idle_timeout = Duration::ZERO);
+        assert_eq!(silent, "conntimeo, peeridletimeo");
+    }
+
+    #[test]
+    fn what_contradicts_is_refused() {
+        let gcm = |mode, key_length| {
+            let config = Config {
+                crypto_mode: CryptoMode::Gcm,
+                key_length,
+                ..Config::preset(mode)
+            };
+            config.check().map_or_else(|error| error.key, |()| "")
+        };
+        assert_eq!(gcm(Mode::Live, Some(KeyLength::Aes256)), "");
+        assert_eq!(
+            gcm(Mode::Live, Some(KeyLength::Aes192)),
+            "pbkeylen",
+            "6.4.1"
+        );
+        assert_eq!(gcm(Mode::Stream, None), "cryptomode", "6.4.1");
+        let filter = Config {
+            packet_filter: Some("fec".to_owned()),
+            ..Config::message()
+        };
+        assert!(filter.check().is_err(), "13.2.4");
+    }
+
+    #[test]
+    fn buffers_hold_what_the_latency_needs() {
+        let live = Config {
+            bandwidth: Bandwidth::Fixed(Bitrate::from_bytes_per_sec(13_600_000)),
+            ..Config::live()
+        };
+        let seconds = Duration::from_secs;
+        assert_eq!(live.receive_packets(seconds(0)), 8192);
+        assert_eq!(live.receive_packets(seconds(1)), 15_000);
+        assert_eq!(live.receive_packets(seconds(60)), 65_536);
+        let narrow = Config {
+            window: Some(100),
+            receive_buffer: Some(1472 * 500),
+            ..live
+        };
+        assert_eq!(
+            (
+                narrow.receive_packets(seconds(1)),
+                narrow.window(seconds(1))
+            ),
+            (500, 100)
+        );
+        assert_eq!(narrow.send_packets(seconds(1)), 15_000);
+    }
+
+    #[test]
+    fn passphrases_have_a_length_and_no_face() {
+        for len in [0, 9, 80, 200] {
+            assert_eq!(Passphrase::new(&vec![b'a'; len]), None, "{len}");
+        }
+        let [one, two] = [10, 79].map(|len| Passphrase::new(&vec![b'a'; len]));
+        assert!(one.is_some() && two.is_some() && one != two);
+        assert_eq!(format!("{one:?}"), "Some(Passphrase { .. })");
+    }
+}

@@ -47,18 +47,23 @@ mod sender;
 mod stats;
 mod stream;
 mod stream_id;
+#[cfg(test)]
+mod vectors;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use config::{
-    Bandwidth, Bonding, Config, Congestion, CryptoMode, KeyLength, Limits, Mode, Passphrase,
+    Bandwidth, Bonding, Config, Congestion, CryptoMode, KeyLength, Limits, Mode, OutOfRange,
+    Passphrase, VERSION,
 };
 pub use endpoint::Endpoint;
+#[cfg(feature = "sim")]
+pub use packet::read_and_write_back;
 pub use reject::Reason;
 pub use stats::{Counter, Snapshot};
-pub use stream_id::StreamId;
+pub use stream_id::{Access, Content, StreamId};
 
 /// Names a connection, a group or a listener to the application. Chosen by the application when it begins one; by the
 /// endpoint, from 2^63 up, when a peer calls.
