@@ -32,7 +32,7 @@ impl<'a> StreamId<'a> {
             .find_map(|prefix| text.strip_prefix(prefix.as_bytes()));
         match form.and_then(|form| form.split_first()) {
             Some((b'{', _)) => None,
-            Some((b':', items)) => Some(Self::standard(items).unwrap_or(Self::plain(text))),
+            Some((b':', items)) => Some(Self::standard(items).unwrap_or_else(|| Self::plain(text))),
             _ => Some(Self::plain(text)),
         }
     }
