@@ -7,5 +7,6 @@ pub mod fec;
 pub mod hpudp;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub mod srt;
 
 pub use engine::{Datagram, Ecn, Endpoint, Meta, Transmit};

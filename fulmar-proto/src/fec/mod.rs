@@ -12,6 +12,8 @@ mod xor;
 
 use std::fmt;
 
+pub use xor::Sum;
+
 /// An erasure code and its number of data shards in a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
