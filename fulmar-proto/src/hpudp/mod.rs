@@ -9,7 +9,7 @@
 //!   │  ├ rate/        how fast                         │ heartbeat: delivered, loss, missing
 //!   │  └ parity.rs    how much parity                  │
 //!   ▼                                                  ▼
-//!  endpoint.rs ── sessions by (peer, SessionID) ── packet.rs ── bytes
+//!  endpoint.rs ── sessions by (peer, SessionID) ── packet/ ── bytes
 //! ```
 //!
 //! Clause numbers are those of `specs/hp-udp.md`. This module does *not* touch files or sockets, and it does *not*
@@ -22,6 +22,7 @@ mod feedback;
 mod keys;
 mod packet;
 mod parity;
+mod pool;
 mod pull;
 mod ranges;
 mod rate;
