@@ -661,6 +661,7 @@ impl fulmar_proto::Endpoint for Liar {
         buf.extend_from_slice(&bytes);
         Some(Transmit {
             to: A,
+            socket: 0,
             from_ip: None,
             ecn: None,
             len: bytes.len(),
@@ -778,6 +779,7 @@ impl Lone {
         self.buf.extend_from_slice(bytes);
         let meta = Meta {
             from,
+            socket: 0,
             to_ip: None,
             ecn: None,
         };

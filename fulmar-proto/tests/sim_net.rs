@@ -540,6 +540,7 @@ impl Endpoint for Toy {
             let len = batch.payload.len();
             return Some(Transmit {
                 to: batch.to,
+                socket: 0,
                 from_ip: None,
                 ecn: batch.ecn,
                 len,
@@ -555,6 +556,7 @@ impl Endpoint for Toy {
         buf.resize(stream.size, stream.left as u8);
         Some(Transmit {
             to: stream.to,
+            socket: 0,
             from_ip: None,
             ecn: None,
             len: stream.size,

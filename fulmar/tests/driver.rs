@@ -53,7 +53,12 @@ impl Endpoint for Toy {
     type Event = Told;
 
     fn handle_datagram(&mut self, _: Instant, meta: Meta, payload: &mut [u8]) {
-        let Meta { from, to_ip, ecn } = meta;
+        let Meta {
+            from,
+            socket: 0,
+            to_ip,
+            ecn,
+        } = meta;
         if self.echo {
             self.queue.push_back((from, to_ip, payload.to_vec(), None));
         }
@@ -93,6 +98,7 @@ impl Endpoint for Toy {
         buf.extend_from_slice(&bytes);
         Some(Transmit {
             to,
+            socket: 0,
             from_ip,
             ecn: Some(Ecn::Ect0),
             len: bytes.len(),
@@ -611,6 +617,7 @@ impl Endpoint for Blast {
         );
         Some(Transmit {
             to,
+            socket: 0,
             from_ip: None,
             ecn: None,
             len: buf.len(),

@@ -22,6 +22,7 @@ mod feedback;
 mod keys;
 mod packet;
 mod parity;
+mod paths;
 mod pool;
 mod pull;
 mod ranges;
@@ -254,6 +255,8 @@ pub enum Event {
         /// The static key the peer proves to hold: what it sends is checked under it, and what it gets only its
         /// holder can read.
         identity: Option<[u8; 32]>,
+        /// Whether it may use several paths (18.9).
+        paths: bool,
     },
     /// Daemon: a peer asks for a file. Answer with [`Command::Serve`] or [`Command::Abort`].
     Asked {
@@ -319,6 +322,8 @@ pub enum Event {
         bundle: bool,
         /// The static key the sender proves to hold.
         identity: Option<[u8; 32]>,
+        /// Whether it may use several paths (18.9).
+        paths: bool,
     },
     /// Receiver: bytes of the file, each byte exactly once, in no particular order. Answer with
     /// [`Command::Stored`]. Sent only after [`Command::Accept`].

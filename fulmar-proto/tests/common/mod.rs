@@ -176,6 +176,8 @@ pub(crate) struct Apps {
     wrong: u64,
     bytes: u64,
     pub(crate) connected: Option<(bool, bool)>,
+    /// Whether the sender may use several paths.
+    pub(crate) paths: Option<bool>,
     pub(crate) sent: Option<Result<(), Failure>>,
     pub(crate) received: Option<Result<(), Failure>>,
     pub(crate) sent_at: Option<Instant>,
@@ -214,8 +216,12 @@ impl Apps {
             Event::Connected {
                 encrypted,
                 extended,
+                paths,
                 ..
-            } => self.connected = Some((encrypted, extended)),
+            } => {
+                self.connected = Some((encrypted, extended));
+                self.paths = Some(paths);
+            }
             Event::Progress { snapshot, .. } => self.sender = snapshot,
             Event::Finished {
                 snapshot, result, ..
@@ -409,6 +415,7 @@ impl Pair {
             wrong: 0,
             bytes: 0,
             connected: None,
+            paths: None,
             sent: None,
             received: None,
             sent_at: None,

@@ -236,6 +236,7 @@ impl Endpoint for RefReceiver {
                     via: Via::Direct,
                     bundle: false,
                     identity: None,
+                    paths: false,
                 });
             }
             kind::DATA if self.accepted && u32_at(bytes, 1) == self.id => self.on_data(now, bytes),
@@ -292,6 +293,7 @@ fn transmit(to: SocketAddr, bytes: Vec<u8>, buf: &mut Vec<u8>) -> Option<Transmi
     buf.extend_from_slice(&bytes);
     Some(Transmit {
         to,
+        socket: 0,
         from_ip: None,
         ecn: None,
         len: bytes.len(),

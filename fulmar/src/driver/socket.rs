@@ -350,7 +350,15 @@ impl Inbox {
             });
             let to_ip = meta.dst_ip.map(|ip| ip.to_canonical());
             for datagram in room[..meta.len].chunks_mut(meta.stride.max(1)) {
-                take(Meta { from, to_ip, ecn }, datagram);
+                take(
+                    Meta {
+                        from,
+                        socket: 0,
+                        to_ip,
+                        ecn,
+                    },
+                    datagram,
+                );
             }
         }
     }
@@ -524,6 +532,7 @@ mod tests {
                     for (len, segment) in [(10, None), (25, Some(10))] {
                         let transmit = Transmit {
                             to: at,
+                            socket: 0,
                             from_ip: None,
                             ecn,
                             len,
@@ -560,6 +569,7 @@ mod tests {
         let from = IpAddr::from([127, 0, 0, 77]);
         let transmit = Transmit {
             to,
+            socket: 0,
             from_ip: Some(from),
             ecn: Some(Ecn::Ect0),
             len: 5,

@@ -1,4 +1,5 @@
-//! Sessions found by other addresses than their own: a daemon's second port, a rebound NAT (4.5.4, 4.8).
+//! Sessions found by other addresses than the one they are known by: a daemon's second port, a rebound NAT, one path of
+//! several (4.5.4, 4.8, 18.9).
 //!
 //! It does *not* believe an address: a session's packet proves it, or nothing does.
 
@@ -6,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::super::packet::{Header, Kind};
+use super::super::paths::Path;
 use super::super::session::Proof;
 use super::Endpoint;
 use super::roster::{Key, Session};
@@ -24,6 +26,13 @@ impl Endpoint {
             | Session::ListAsked(_) => false,
         });
         push.map(|(key, _)| key)
+    }
+
+    /// The session that this path, not the one it is known by, belongs to or may belong to (18.9).
+    pub(super) fn at_other_path(&self, path: Path, header: &Header) -> Option<Key> {
+        let mut known = self.roster.of_number(header.session);
+        let session = known.find(|(_, session)| session.may_use(path, header.kind));
+        session.map(|(key, _)| key)
     }
 
     /// A packet of a session whose peer has another address now: a rebound NAT. A sealed packet that opens and is news,
@@ -52,7 +61,13 @@ impl Endpoint {
             Session::Sender(it) => {
                 it.on_heartbeat_from_elsewhere(now, from, header, datagram, shared)
             }
-            Session::Receiver(it) => it.on_packet(now, from, header, datagram, shared),
+            Session::Receiver(it) => {
+                let path = Path {
+                    socket: 0,
+                    peer: from,
+                };
+                it.on_packet(now, path, header, datagram, shared)
+            }
             Session::Pull(_) | Session::Asked(_) | Session::Lister(_) | Session::ListAsked(_) => {
                 Proof::None
             }
@@ -63,7 +78,7 @@ impl Endpoint {
                 if let Some(mut session) = self.roster.remove(old) {
                     match &mut session {
                         Session::Sender(it) => it.on_moved(now, from, &self.common.config),
-                        Session::Receiver(it) => it.peer = from,
+                        Session::Receiver(it) => it.on_moved(from),
                         Session::Pull(_)
                         | Session::Asked(_)
                         | Session::Lister(_)

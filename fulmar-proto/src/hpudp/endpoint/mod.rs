@@ -17,6 +17,7 @@ use roster::{Key, Roster, Session};
 use super::config::Config;
 use super::keys::Entropy;
 use super::packet::{Header, Kind};
+use super::paths::Path;
 use super::session::{Common, Counter, Shared};
 use super::{Command, Event, Tag};
 use crate::engine::{self, Bitrate, Counters, Figure, Meta, Transmit};
@@ -167,11 +168,19 @@ impl Endpoint {
     }
 
     /// What belongs to a session that there is.
-    fn on_session(&mut self, now: Instant, key: Key, header: &Header, payload: &mut [u8]) {
+    fn on_session(
+        &mut self,
+        now: Instant,
+        (key, path): (Key, Path),
+        header: &Header,
+        payload: &mut [u8],
+    ) {
         let newcomer = self.with(now, key, |session, shared| {
             let newcomer = session.is_half_open();
-            session.hear(now, payload.len());
-            session.on_datagram(now, header, payload, shared);
+            if path.peer == key.peer {
+                session.hear(now, payload.len());
+            }
+            session.on_datagram(now, path, header, payload, shared);
             newcomer && !session.is_half_open()
         });
         if newcomer == Some(true) {
@@ -205,11 +214,16 @@ impl engine::Endpoint for Endpoint {
             | Kind::SessionAccept => {}
         }
         let key = Key::new(meta.from, header.session);
+        let path = Path {
+            socket: meta.socket,
+            peer: meta.from,
+        };
         if self.roster.contains(key) {
-            return self.on_session(now, key, &header, payload);
+            return self.on_session(now, (key, path), &header, payload);
         }
-        if let Some(key) = self.at_either_port(key) {
-            return self.on_session(now, key, &header, payload);
+        let elsewhere = self.at_either_port(key);
+        if let Some(key) = elsewhere.or_else(|| self.at_other_path(path, &header)) {
+            return self.on_session(now, (key, path), &header, payload);
         }
         let chunk = matches!(header.kind, Kind::Data | Kind::Parity);
         if chunk && self.on_straggler(now, key) {
@@ -245,6 +259,7 @@ impl engine::Endpoint for Endpoint {
             buf.extend_from_slice(&bytes);
             return Some(Transmit {
                 to,
+                socket: 0,
                 from_ip: None,
                 ecn: None,
                 len: bytes.len(),
@@ -262,15 +277,16 @@ impl engine::Endpoint for Endpoint {
                     let len = buf.len() - before;
                     shared.counters.add(Counter::Unproved, len as u64);
                 }
-                segment
+                segment.map(|segment| (segment, session.path()))
             });
             let len = buf.len() - start;
-            if let Some(segment) = segment.flatten()
+            if let Some((segment, path)) = segment.flatten()
                 && len > 0
             {
                 let segment = (segment < len).then_some(segment);
                 return Some(Transmit {
-                    to: key.peer,
+                    to: path.map_or(key.peer, |path| path.peer),
+                    socket: path.map_or(0, |path| path.socket),
                     from_ip: None,
                     ecn: None,
                     len,
@@ -379,6 +395,7 @@ mod tests {
             bytes[22] += 12;
             let meta = Meta {
                 from,
+                socket: 0,
                 to_ip: None,
                 ecn: None,
             };

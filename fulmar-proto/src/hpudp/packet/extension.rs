@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use super::super::config::DATAGRAM_MAX;
 use super::super::keys::{SIGNATURE, Signer};
+use super::super::paths::PATHS_MAX;
 use super::super::ranges::{self, TLV_RANGES};
 
 /// The block `HPX1` beyond PayloadLen, where v5.0 peers never look (18.4).
@@ -24,6 +25,8 @@ pub(in crate::hpudp) struct Extension {
     /// Full datagrams the receiver's socket can hold; 0 when unknown.
     pub(in crate::hpudp) socket_datagrams: u32,
     pub(in crate::hpudp) feedback: Option<Feedback>,
+    /// Of each path that packets came by: the highest stamp, and how many came (18.9.4).
+    pub(in crate::hpudp) paths: Vec<(u64, u32)>,
 }
 
 /// Bits of [`Extension::features`].
@@ -38,8 +41,20 @@ pub(in crate::hpudp) mod feature {
     pub(in crate::hpudp) const KEYS: u32 = 8;
     /// Heartbeats name missing chunks in runs.
     pub(in crate::hpudp) const RANGES: u32 = 16;
-    /// All that this version knows.
+    /// Several paths in one session. Asked for by a client that has several sockets, answered to it only.
+    pub(in crate::hpudp) const PATHS: u32 = 32;
+    /// All that this version says to everybody.
     pub(in crate::hpudp) const ALL: u32 = FEEDBACK | EMPTY | CLOSE_ECHO | KEYS | RANGES;
+
+    /// What a client says that has so many sockets.
+    pub(in crate::hpudp) fn asking(sockets: u8) -> u32 {
+        if sockets > 1 { ALL | PATHS } else { ALL }
+    }
+
+    /// What is answered to who said this.
+    pub(in crate::hpudp) fn answering(theirs: u32) -> u32 {
+        ALL | theirs & PATHS
+    }
 }
 
 /// Exact counts, from which a sender derives delivery rate and loss without guessing.
@@ -106,6 +121,14 @@ impl Extension {
             out.extend_from_slice(&feedback.held.to_be_bytes());
             out.extend_from_slice(&feedback.room.to_be_bytes());
         }
+        let paths = &self.paths[..self.paths.len().min(usize::from(PATHS_MAX))];
+        if !paths.is_empty() {
+            out.extend_from_slice(&[TLV_PATHS, (paths.len() * PATH) as u8]);
+            for (stamp, count) in paths {
+                out.extend_from_slice(&stamp.to_be_bytes());
+                out.extend_from_slice(&count.to_be_bytes());
+            }
+        }
         let (last, value) = match signer {
             Some(_) => (TLV_SIGNATURE, SIGNATURE),
             None => (TLV_SUM, 4),
@@ -166,6 +189,13 @@ impl Extension {
                     };
                     out.had = ranges.iter().map(range).collect();
                 }
+                (TLV_PATHS, len) if len % PATH == 0 => {
+                    let (paths, _) = value.as_chunks::<PATH>();
+                    out.paths = paths
+                        .iter()
+                        .filter_map(|path| Some((u64_of(path)?, u32_of(path.get(8..)?)?)))
+                        .collect();
+                }
                 (TLV_SUM, 4) if rest.is_empty() => {
                     whole = u32_of(value)? == crc32fast::hash(&datagram[..end - 4]);
                 }
@@ -210,5 +240,8 @@ const SIGNATURE_FIELD: usize = 2 + SIGNATURE;
 /// Ranges that fit in a field.
 pub(in crate::hpudp) const HAD_MAX: usize = 31;
 const TLV_FEEDBACK: u8 = 0x10;
-/// Bytes of the largest block this version writes, ranges and runs not counted.
+const TLV_PATHS: u8 = 0x12;
+/// Bytes of one path in its field.
+pub(in crate::hpudp) const PATH: usize = 12;
+/// Bytes of the largest block this version writes, ranges, runs and paths not counted.
 pub(in crate::hpudp) const EXTENSION_MAX: usize = 6 + 6 + 6 + 34 + SIGNATURE_FIELD;

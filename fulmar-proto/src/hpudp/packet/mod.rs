@@ -7,7 +7,7 @@ mod extension;
 mod heartbeat;
 mod request;
 
-pub(super) use extension::{EXTENSION_MAX, Extension, Feedback, HAD_MAX, feature};
+pub(super) use extension::{EXTENSION_MAX, Extension, Feedback, HAD_MAX, PATH, feature};
 pub(super) use heartbeat::Heartbeat;
 #[cfg(feature = "sim")]
 use request::looks_like_name;
@@ -483,10 +483,11 @@ mod tests {
             port: Option<u16>, socket_datagrams: u32, received: u64, at: u64, highest: u64, held: u32, room: u32,
             nacks in prop_oneof![Just(Vec::new()), proptest::collection::vec(any::<u64>(), 0..=NACKS)], loss in 0u16..=10_000, reference: bool,
             starts in proptest::collection::vec((0u64..1 << 50, 1u64..1 << 40), 0..20),
+            paths in proptest::collection::vec(any::<(u64, u32)>(), 0..=16),
         ) {
             let feedback = Some(Feedback { received, at, highest, held, room });
             let extension = Some(Extension {
-                features, host_key, bundle, had, signed: false, socket_datagrams, feedback,
+                features, host_key, bundle, had, signed: false, socket_datagrams, feedback, paths,
             });
             let push = PushReq {
                 size, hash: None, key, name: name.clone().into_bytes(), extension: extension.clone(),

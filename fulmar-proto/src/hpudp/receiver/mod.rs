@@ -12,13 +12,14 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use beat::{Arrivals, Beat, Train};
+use beat::{Arrivals, Arrived, Beat, Train};
 pub(super) use opening::{Offer, Start};
 
 use super::blocks::{Blocks, Run};
 use super::config::{Config, Layout};
 use super::keys::Control;
 use super::packet::{Header, Kind, exact, signed};
+use super::paths::{Path, Paths};
 use super::session::{Counter, Shared, Timer, table_interval};
 use super::{Event, Failure, Phase, Reason, Snapshot, Tag, Via};
 use crate::crypto::Opener;
@@ -29,6 +30,7 @@ use crate::engine::{Bitrate, Ledger, Timers};
 pub(super) struct Receiver {
     pub(super) tag: Tag,
     pub(super) peer: SocketAddr,
+    paths: Paths<Arrived>,
     id: u32,
     offer: Offer,
     /// The datagram that began it: the same one again is no other session.
@@ -401,6 +403,7 @@ impl Receiver {
     ) -> bool {
         while let Some(bytes) = self.outgoing.pop_front() {
             if self.ledger.say(bytes.len()) {
+                self.choose_path(now);
                 buf.extend_from_slice(&bytes);
                 return true;
             }
@@ -410,12 +413,36 @@ impl Receiver {
             return false;
         }
         let before = buf.len();
+        self.choose_path(now);
         self.write_beat(now, buf, shared);
         let paid = self.ledger.say(buf.len() - before);
         if !paid {
             buf.truncate(before);
         }
         paid
+    }
+
+    /// Live paths in turn; and one that is not is shown to the sender from time to time.
+    fn choose_path(&mut self, now: Instant) {
+        if !self.paths.look(now, 0) {
+            self.paths.next();
+        }
+    }
+
+    /// Whether a packet that came by this path may be one of its peer's.
+    pub(super) fn may_use(&self, path: Path) -> bool {
+        self.paths.is_open() && self.paths.may_be(path)
+    }
+
+    /// Where what was polled goes.
+    pub(super) fn path(&self) -> Path {
+        self.paths.current()
+    }
+
+    /// Its sender has another address now.
+    pub(super) fn on_moved(&mut self, peer: SocketAddr) {
+        self.peer = peer;
+        self.paths.move_to(peer);
     }
 
     pub(super) fn is_proved(&self) -> bool {

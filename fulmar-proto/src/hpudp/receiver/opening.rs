@@ -12,6 +12,7 @@ use super::super::keys::{self, Bound, Host, Role};
 use super::super::packet::{
     Extension, Kind, PushAccept, PushReq, SessionReq, control, feature, flag,
 };
+use super::super::paths::Paths;
 use super::super::pull::Pull;
 use super::super::session::{Counter, Shared, Timer};
 use super::beat::{Arrivals, Beat, Train, extension};
@@ -130,15 +131,18 @@ impl Receiver {
         let extended = theirs.is_some();
         let bundle = offer.bundle(config);
         let bound = theirs.is_some_and(|it| it.has(feature::KEYS)) && offer.key.is_some();
-        let ours = theirs.map(|_| Extension {
+        let ours = theirs.map(|theirs| Extension {
             bundle,
             host_key: config
                 .host_key
                 .as_ref()
                 .filter(|_| bound && pull.is_none())
                 .map(|host| host.public()),
+            features: feature::answering(theirs.features),
             ..extension(config, None)
         });
+        // This side asked for several only if it has the sockets.
+        let several = bound && theirs.is_some_and(|it| it.has(feature::PATHS));
         let accept = match offer.via {
             Via::Pull => None,
             Via::Push => Some(
@@ -203,9 +207,14 @@ impl Receiver {
         }
         let mut timers = Timers::new();
         timers.set(Timer::Inactivity, now + config.inactivity);
+        let mut paths = Paths::one(now, peer);
+        if several {
+            paths.open(now, if pull.is_some() { config.sockets } else { 1 });
+        }
         let it = Self {
             tag,
             peer,
+            paths,
             id,
             layout: config.layout.unwrap_or(offer.layout),
             extended,
@@ -262,6 +271,7 @@ impl Receiver {
             via: it.offer.via,
             bundle,
             identity,
+            paths: several,
         });
         Ok(it)
     }

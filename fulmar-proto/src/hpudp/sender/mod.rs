@@ -5,6 +5,7 @@
 //! same ciphertext, and never a second reading of the file (19.1). It does *not* read files, hash, or choose rates:
 //! [`rate`](super::rate) and [`parity`](super::parity) do that.
 
+mod flights;
 mod heartbeat;
 mod opening;
 mod transmit;
@@ -15,15 +16,20 @@ use std::time::{Duration, Instant};
 
 pub(super) use opening::Start;
 
+use flights::Flight;
+
 use super::config::{BLOCK, Layout, WINDOW_BLOCKS};
 use super::feedback::{Feedback, Marks};
 use super::keys::{Control, Keys, Role};
 use super::packet::{Extension, Header, Kind, exact, signed};
+use super::paths::{Path, Paths};
 use super::rate::Controller;
 use super::session::{Counter, Shared, Timer};
 use super::{Event, Failure, Phase, Reason, Request, Snapshot, Tag, Via, blocks};
 use crate::crypto::{Sealer, Secret};
-use crate::engine::{Bitrate, Ledger, Pacer, RangeSet, RttEstimator, SendWindow, Timers};
+use crate::engine::{
+    Bitrate, Ledger, Pacer, RangeSet, ReplayWindow, RttEstimator, SendWindow, Timers,
+};
 use crate::fec::BlockEncoder;
 
 /// One file on its way out.
@@ -31,6 +37,9 @@ use crate::fec::BlockEncoder;
 pub(super) struct Sender {
     pub(super) tag: Tag,
     pub(super) peer: SocketAddr,
+    paths: Paths<Flight>,
+    /// Signed packets that came, once there may be several paths: a copy of one shows no path.
+    seen: Option<ReplayWindow>,
     id: u32,
     request: Request,
     /// SESSION_REQ or PUSH_REQ, resent verbatim (4.6); empty when nothing need be asked any more.
@@ -151,6 +160,7 @@ impl Sender {
     /// The daemon wants the rest at another port.
     pub(super) fn on_port(&mut self, peer: SocketAddr) {
         self.peer = peer;
+        self.paths.move_to(peer);
         self.home = peer;
     }
 
@@ -193,16 +203,31 @@ impl Sender {
     }
 
     /// Whether a control packet comes from the peer, as far as the session can tell (18.7.4).
-    pub(super) fn is_genuine(&mut self, now: Instant, datagram: &[u8]) -> bool {
+    pub(super) fn is_genuine(&mut self, now: Instant, path: Path, datagram: &[u8]) -> bool {
         let Some(control) = &mut self.control else {
             return true;
         };
-        let genuine = control.check(datagram);
-        if genuine && self.gate.take().is_some() {
+        let Some(count) = control.count(datagram) else {
+            return false;
+        };
+        if self.gate.take().is_some() {
             // Its key took a number that we sent there.
             self.wake = Some(now);
         }
-        genuine
+        if self.seen.as_mut().is_some_and(|seen| seen.accept(count)) {
+            self.paths.hear(now, path, datagram.len());
+        }
+        true
+    }
+
+    /// Whether a packet that came by this path may be one of its peer's.
+    pub(super) fn may_use(&self, path: Path) -> bool {
+        self.paths.is_open() && self.paths.may_be(path)
+    }
+
+    /// Where what was polled goes.
+    pub(super) fn path(&self) -> Path {
+        self.paths.current()
     }
 
     fn install(&mut self, keys: &Keys, shared: &Shared<'_>) {

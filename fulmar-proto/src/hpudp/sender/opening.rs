@@ -9,12 +9,13 @@ use super::super::config::{BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, HEADER, WIN
 use super::super::feedback::{Feedback, Marks};
 use super::super::keys::{self, Bound, Host};
 use super::super::packet::{Extension, Header, Kind, PushAccept, PushReq, SessionReq, feature};
+use super::super::paths::Paths;
 use super::super::pull::Asked;
 use super::super::rate::Controller;
 use super::super::session::{Counter, Shared, Timer};
 use super::{Counts, FIRST_SILENCE, PACER_BURST, PROGRESS, START_PARITY, Sender, State};
 use crate::crypto::Secret;
-use crate::engine::{Bitrate, Pacer, RangeSet, RttEstimator, SendWindow, Timers};
+use crate::engine::{Bitrate, Pacer, RangeSet, ReplayWindow, RttEstimator, SendWindow, Timers};
 use crate::fec::{BlockEncoder, Scheme};
 use crate::hpudp::{Event, Failure, Reason, Request, Tag, Via};
 
@@ -39,7 +40,8 @@ impl Sender {
     ) -> Self {
         let config = shared.config;
         let key = request.encrypt.then(|| start.secret.public());
-        let extension = config.extensions.then(|| ours(&request));
+        let asking = feature::asking(config.sockets);
+        let extension = config.extensions.then(|| ours(&request, asking));
         let asked = match request.via {
             Via::Direct | Via::Pull => {
                 Self::session_request(&request, key, extension).encode(start.id, None)
@@ -87,9 +89,10 @@ impl Sender {
         let key = asked.request.key.map(|_| start.secret.public());
         let bound = key.is_some() && theirs.as_ref().is_some_and(|it| it.has(feature::KEYS));
         let host = config.host_key.as_deref().filter(|_| bound);
-        let extension = theirs.is_some().then(|| Extension {
+        let paths = bound && theirs.as_ref().is_some_and(|it| it.has(feature::PATHS));
+        let extension = theirs.as_ref().map(|theirs| Extension {
             host_key: host.map(Secret::public),
-            ..ours(&request)
+            ..ours(&request, feature::answering(theirs.features))
         });
         let answer = Self::session_request(&request, key, extension).encode(start.id, None);
         let mut keys = None;
@@ -111,6 +114,9 @@ impl Sender {
         it.wish = asked.raw.clone();
         if let Some(keys) = keys {
             it.install(&keys, shared);
+        }
+        if paths {
+            it.open_paths(now, 1);
         }
         it.timers.set(Timer::Patience, now + config.request_timeout);
         it.ask(shared);
@@ -156,6 +162,8 @@ impl Sender {
         Self {
             tag,
             peer: home,
+            paths: Paths::one(now, home),
+            seen: None,
             id: start.id,
             outgoing: VecDeque::new(),
             asked: Vec::new(),
@@ -228,7 +236,7 @@ impl Sender {
         if self.answered && self.peer_key == key {
             return;
         }
-        if let Err(failure) = self.agree(key, extension, datagram, shared) {
+        if let Err(failure) = self.agree(now, key, extension, datagram, shared) {
             self.refuse(now, failure, shared);
             return;
         }
@@ -263,14 +271,18 @@ impl Sender {
             return None;
         }
         let extension = accept.extension.filter(|_| shared.config.extensions);
-        if let Err(failure) = self.agree(accept.key, extension, datagram, shared) {
+        if let Err(failure) = self.agree(now, accept.key, extension, datagram, shared) {
             self.refuse(now, failure, shared);
             return None;
         }
         self.peer_key = accept.key;
         self.asked = Vec::new();
         if accept.port.is_some() || self.extension.is_some() {
-            let extension = self.extension.is_some().then(|| ours(&self.request));
+            let asking = feature::asking(shared.config.sockets);
+            let extension = self
+                .extension
+                .is_some()
+                .then(|| ours(&self.request, asking));
             let signer = self.control.as_mut().map(|it| &mut it.signer);
             self.asked =
                 Self::session_request(&self.request, None, extension).encode(self.id, signer);
@@ -286,6 +298,7 @@ impl Sender {
     /// Takes over what the peer answered: its block, its identity, its key.
     fn agree(
         &mut self,
+        now: Instant,
         key: Option<[u8; 32]>,
         extension: Option<Extension>,
         answer: &[u8],
@@ -308,6 +321,11 @@ impl Sender {
             });
             let keys = keys::agree(secret, key, self.id, bound.as_ref()).ok_or(Failure::BadKey)?;
             self.install(&keys, shared);
+        }
+        let sockets = shared.config.sockets;
+        let can = |it: &Extension| it.has(feature::PATHS);
+        if bound && sockets > 1 && extension.as_ref().is_some_and(can) && !self.paths.is_open() {
+            self.open_paths(now, sockets);
         }
         self.identity = identity;
         self.extension = extension;
@@ -338,6 +356,7 @@ impl Sender {
         self.repairs = RangeSet::new();
         self.copies = VecDeque::new();
         self.unheard_from = self.marks.sent();
+        self.paths.start_over();
         self.wake = Some(now);
     }
 
@@ -352,15 +371,24 @@ impl Sender {
             encrypted,
             extended,
             identity: self.identity,
+            paths: self.paths.is_open(),
         });
+    }
+
+    fn open_paths(&mut self, now: Instant, sockets: u8) {
+        self.paths.open(now, sockets);
+        self.seen = Some(ReplayWindow::new(SEEN));
     }
 }
 
 /// What a sender says of itself in its request.
-fn ours(request: &Request) -> Extension {
+fn ours(request: &Request, features: u32) -> Extension {
     Extension {
-        features: feature::ALL,
+        features,
         bundle: request.bundle,
         ..Extension::default()
     }
 }
+
+/// Signed packets of the peer that are told from copies of them.
+const SEEN: usize = 4096;
