@@ -41,6 +41,7 @@ pub(super) struct Member<T> {
     /// When it is tried next while it is not live, and how long after that.
     look_at: Instant,
     again: Duration,
+    tries: u8,
 }
 
 impl<T: Default> Paths<T> {
@@ -172,8 +173,11 @@ impl<T: Default> Paths<T> {
         };
         self.turn = at;
         let member = &mut self.list[at];
-        member.look_at = now + member.again;
-        member.again = (member.again * 2).min(LOOK_MAX);
+        member.tries = member.tries.saturating_add(1);
+        if member.tries >= TRIES {
+            member.look_at = now + member.again;
+            member.again = (member.again * 2).min(LOOK_MAX);
+        }
         true
     }
 
@@ -186,6 +190,7 @@ impl<T: Default> Paths<T> {
                 member.live = false;
                 member.look_at = now + LOOK_MAX;
                 member.again = LOOK_MAX;
+                member.tries = TRIES;
                 member.of = T::default();
             }
         }
@@ -210,6 +215,7 @@ impl<T: Default> Member<T> {
             heard: now,
             look_at: now,
             again: LOOK_MIN,
+            tries: 0,
         }
     }
 
@@ -223,7 +229,9 @@ impl<T: Default> Member<T> {
 
 /// Paths of a session.
 pub(super) const PATHS_MAX: u8 = 16;
-/// Spacing of tries of a path that is not live; doubled from the one to the other.
+/// Tries of a new path that need not wait: as many heartbeats as pay for one packet back.
+const TRIES: u8 = 4;
+/// Spacing of further tries of a path that is not live; doubled from the one to the other.
 const LOOK_MIN: Duration = Duration::from_millis(20);
 const LOOK_MAX: Duration = Duration::from_millis(500);
 /// A path that nothing came by for so long, while something came by others, carries no answers.
@@ -263,6 +271,10 @@ mod tests {
             tried.push(paths.current().socket);
             paths.current_mut().works();
         }
+        let mut dead = Paths::<()>::one(now, at(1));
+        dead.open(now, 2);
+        let tries = (0..20).filter(|_| dead.look(now, 1400)).count();
+        assert_eq!(tries, usize::from(TRIES));
         assert_eq!(tried, [1, 2, 3]);
         paths.bury(now, |it| it.path.socket == 2);
         let turns: Vec<u8> = std::iter::repeat_with(|| {

@@ -376,7 +376,10 @@ impl Sender {
 
     /// Feeds the controller and takes over its rate.
     fn steer(&mut self, now: Instant, beat: &Heartbeat, fresh: Option<Duration>) {
-        if let Some(bandwidth) = self.feedback.dispersion(beat) {
+        // Of several paths the burst measured one.
+        if !self.paths.is_open()
+            && let Some(bandwidth) = self.feedback.dispersion(beat)
+        {
             self.controller.on_dispersion(bandwidth, self.marks.last());
         }
         let rate = self.controller.rate();
