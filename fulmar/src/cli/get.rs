@@ -64,5 +64,7 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
         meeting.watch(update, &mut narrator);
     });
     drop(narrator);
-    tally.map(drop).map_err(|error| told(Fault::from(error)))
+    tally
+        .map(drop)
+        .map_err(|error| told(meeting.explain(&error)))
 }

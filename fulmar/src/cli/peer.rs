@@ -6,8 +6,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use clap::Args;
 use fulmar::identity::{self, Demand, Host, Known, KnownHosts, Pin, PublicKey};
-use fulmar::transfer::{Encryption, Update};
-use fulmar_proto::hpudp::Trust;
+use fulmar::transfer::{Encryption, TransferError, Update};
+use fulmar_proto::hpudp::{Failure, Trust};
 
 use super::fault::{Exit, Fault};
 use super::key::KnownHostsFile;
@@ -134,6 +134,24 @@ impl Meeting {
                 )),
             }
             self.record = self.known.lookup(&self.host);
+        }
+    }
+
+    /// A failure in the words of the user: which key was shown, which one is on record, what to do about it.
+    pub(super) fn explain(&self, error: &TransferError) -> Fault {
+        let shown = match error.failure() {
+            Some(Failure::OtherIdentity(key)) => Some(PublicKey(key)),
+            Some(Failure::NoIdentity) => None,
+            Some(_) | None => return Fault::from(error),
+        };
+        let pin = self.peer.host_key.as_ref();
+        let verdict = identity::check(&self.record, shown.as_ref(), pin, self.peer.demand());
+        match verdict {
+            Ok(_) => Fault::from(error),
+            Err(refusal) => {
+                let host = self.host.to_string();
+                Fault::from(&TransferError::identity(error.what(), &host, refusal))
+            }
         }
     }
 }

@@ -51,8 +51,6 @@ fn transmit(options: &Options, via: Via) -> Result<(), Fault> {
     let send = SendOptions {
         encrypt: options.peer.encryption(),
         via,
-        // A daemon takes everything in one session if it can; so does whoever gets a folder.
-        bundle: via == Via::Push || options.files.iter().any(|path| path.is_dir()),
         cache: Cache::of_user(),
         trust: meeting.trust,
         config,
@@ -66,7 +64,7 @@ fn transmit(options: &Options, via: Via) -> Result<(), Fault> {
         meeting.watch(update, &mut narrator);
     });
     drop(narrator);
-    sent.map(drop).map_err(|error| told(Fault::from(error)))
+    sent.map(drop).map_err(|error| told(meeting.explain(&error)))
 }
 
 /// `HOST[:PORT]` as a host without brackets, and a port.

@@ -79,15 +79,18 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
         .map(|at| serve_metrics(at, watched).map_err(|fault| fault.told(voice)))
         .transpose()?;
     let mut narrator = Narrator::new(voice, Role::Daemon);
-    if let Some(metrics) = &metrics {
-        narrator.say(&format!(
-            "metrics at http://{}/metrics",
-            metrics.local_addr()
-        ));
-    }
     let address = server.local_addr();
-    narrator.say(&format!("READY {address} {}", key.fingerprint()));
-    voice.emit(&Event::Ready { listen: address });
+    let identity = key.fingerprint().to_string();
+    narrator.say(&format!("READY {address} {identity}"));
+    voice.emit(&Event::Ready {
+        listen: address,
+        identity,
+    });
+    if let Some(metrics) = &metrics {
+        let listen = metrics.local_addr();
+        narrator.say(&format!("metrics at http://{listen}/metrics"));
+        voice.emit(&Event::Metrics { listen });
+    }
     let tally = server.run(|update| narrator.tell(update), &stop);
     let tally = tally.map_err(|error| Fault::from(error).told(voice))?;
     narrator.say(&format!(

@@ -13,6 +13,7 @@ use std::time::Instant;
 use fulmar_proto::Endpoint;
 use fulmar_proto::hpudp::{Command, Config, Event, Failure, Reason, Tag, Trust, Wish};
 
+use super::error::{Attempt, Side};
 use super::recv::{Accepts, Receiving, Tally, next_event};
 use super::{
     Encryption, FAREWELL, TICK, TransferError, Update, any_port, bind, open_directory, patience,
@@ -75,6 +76,12 @@ pub fn get(
     let mut next = 0;
     for name in names {
         let mut encrypt = options.encrypt != Encryption::Off;
+        let attempt = Attempt {
+            side: Side::Get,
+            name: name.clone(),
+            peer: options.from,
+            resumes: options.config.extensions,
+        };
         let until = Instant::now() + options.config.request_timeout;
         loop {
             let tag = Tag(next);
@@ -89,7 +96,7 @@ pub fn get(
             };
             let command = Command::Pull { tag, wish };
             handle.command(command).map_err(TransferError::driver)?;
-            let ended = wait(&handle, &mut receiving, tag, options)?;
+            let ended = wait(&handle, &mut receiving, tag, &attempt, options)?;
             receiving.accepts.wanted.remove(&tag);
             match ended {
                 Ended::Received => break,
@@ -111,8 +118,7 @@ pub fn get(
                     continue;
                 }
                 Ended::Unanswered(failure) => {
-                    let what = format!("cannot fetch {name} from {}", options.from);
-                    outcome = Err(TransferError::session(what, options.from, failure));
+                    outcome = Err(TransferError::session(&attempt, failure));
                 }
             }
             break;
@@ -144,6 +150,7 @@ fn wait<E, O>(
     handle: &Handle<E>,
     receiving: &mut Receiving<'_, E, O>,
     current: Tag,
+    attempt: &Attempt,
     options: &GetOptions,
 ) -> Result<Ended, TransferError>
 where
@@ -153,9 +160,7 @@ where
     receiving.last = None;
     loop {
         if options.stop.load(Relaxed) {
-            let name = &receiving.accepts.wanted[&current];
-            let what = format!("cannot fetch {name} from {}", options.from);
-            return Ok(Ended::Failed(TransferError::stopped(what)));
+            return Ok(Ended::Failed(TransferError::stopped(attempt)));
         }
         if let Some(event) = next_event(handle, TICK)?
             && let Some(Event::Finished {

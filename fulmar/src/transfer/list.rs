@@ -5,10 +5,11 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use fulmar_proto::hpudp::{Command, Event, Failure, Tag};
+use fulmar_proto::hpudp::{Command, Event, Tag};
 
+use super::error::{Attempt, Side};
 use super::recv::next_event;
-use super::{GetOptions, Kind, TICK, TransferError, any_port, bind, spawn_bulk};
+use super::{GetOptions, TICK, TransferError, any_port, bind, spawn_bulk};
 
 /// A file that a daemon gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +29,12 @@ pub fn list(options: &GetOptions) -> Result<Vec<Listed>, TransferError> {
     let here = any_port(peer);
     let socket = bind(here, options.dscp)?;
     let handle = spawn_bulk(socket, here, options.config.clone())?;
-    let what = || format!("cannot list what {peer} has");
+    let attempt = Attempt {
+        side: Side::List,
+        name: String::new(),
+        peer,
+        resumes: false,
+    };
     let mut found = Vec::new();
     for page in 0.. {
         let (tag, first) = (Tag(page), found.len() as u64);
@@ -40,7 +46,7 @@ pub fn list(options: &GetOptions) -> Result<Vec<Listed>, TransferError> {
         handle.command(command).map_err(TransferError::driver)?;
         loop {
             if options.stop.load(Relaxed) {
-                return Err(TransferError::stopped(what()));
+                return Err(TransferError::stopped(&attempt));
             }
             match next_event(&handle, TICK)? {
                 Some(Event::Listing {
@@ -63,13 +69,7 @@ pub fn list(options: &GetOptions) -> Result<Vec<Listed>, TransferError> {
                     result: Err(failure),
                     ..
                 }) if of == tag => {
-                    let advice =
-                        "see that a daemon runs there, and that it is one that gives lists";
-                    return Err(if failure == Failure::NoAnswer {
-                        TransferError::new(Kind::NoConnection, what(), failure, advice)
-                    } else {
-                        TransferError::session(what(), peer, failure)
-                    });
+                    return Err(TransferError::session(&attempt, failure));
                 }
                 Some(_) | None => {}
             }

@@ -1,29 +1,30 @@
 //! Receiving files into a directory: [`Receiver`].
 //!
 //! The calling thread writes; every finished file is verified and made durable on a thread of its own, because a disk
-//! may take seconds for that and other transfers should not wait. It does *not* resume, overwrite or choose who may
-//! send.
+//! may take seconds for that and other transfers should not wait. What is received, and where it stands, is
+//! `incoming.rs`. It does *not* overwrite or choose who may send.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use flume::Receiver as Outcomes;
 use fulmar_proto::Endpoint;
 use fulmar_proto::hpudp::{self, Command, Config, Event, Failure, Reason, Snapshot, Tag, Via};
 
+use super::error::{Attempt, Side};
+use super::incoming::{Arrived, Incoming};
+use super::storing::{admit, unstorable};
 use super::{
-    Direction, FAREWELL, Hash, Kind, TICK, TransferError, Update, bind, open_directory, patience,
-    spawn_bulk,
+    Direction, FAREWELL, Kind, TICK, TransferError, Update, bind, open_directory, patience,
+    spawn_bulk, sweep,
 };
-use crate::bundle::{BundleSink, SinkError, SinkOptions};
 use crate::config::Dscp;
 use crate::driver::{BUFFER_WANTED, Handle, NoEvent, Stopped, Watcher};
-use crate::file::{CreateError, Directory, FinishError, Partial};
+use crate::file::{Directory, FinishError};
 
 /// How to receive.
 #[derive(Clone, Debug, Default)]
@@ -73,6 +74,7 @@ impl Receiver {
         let opened = open_directory(directory)?;
         let socket = bind(listen, options.dscp)?;
         let handle = spawn_bulk(socket, listen, options.config.clone())?;
+        sweep(&opened);
         Ok(Self {
             handle,
             directory: opened,
@@ -137,7 +139,12 @@ where
     receiving.abort_all()?;
     receiving.linger(FAREWELL, &AtomicBool::new(false))?;
     if options.once && receiving.tally.files == 0 {
-        return Err(TransferError::stopped("no file was received".into()));
+        return Err(TransferError::new(
+            Kind::Stopped,
+            "no file was received",
+            "stopped by the user",
+            "start it again",
+        ));
     }
     Ok(receiving.tally)
 }
@@ -176,32 +183,6 @@ pub(super) struct Receiving<'a, E: Endpoint, O> {
     /// Nothing new is accepted.
     closing: bool,
 }
-
-/// One accepted file.
-struct Incoming {
-    name: String,
-    from: SocketAddr,
-    identity: Option<[u8; 32]>,
-    state: State,
-    /// Why this side ended it.
-    fault: Option<TransferError>,
-}
-
-enum State {
-    /// Nothing came yet, and nothing is on the disk for it: offers cost their senders one packet each.
-    Accepted { size: u64, bundle: bool },
-    /// Bytes come in.
-    Writing(Box<Partial>),
-    /// Bytes of many files come in.
-    Unpacking(Box<BundleSink>),
-    /// Another thread verifies it.
-    Finishing(Outcomes<Outcome>),
-    /// Nothing more is done with it; the endpoint has yet to close it.
-    Over,
-}
-
-/// What became of a file, or of many, at the end: where it is and what its hash was, or why not and what the peer is told.
-type Outcome = Result<(PathBuf, Hash), (Reason, TransferError)>;
 
 impl<'a, E, O> Receiving<'a, E, O>
 where
@@ -252,12 +233,13 @@ where
             Event::Received { tag, hash } => self.received(tag, hash)?,
             Event::Progress { tag, snapshot } if self.sessions.contains_key(&tag) => {
                 let incoming = &self.sessions[&tag];
-                let (name, peer) = (incoming.name.clone(), incoming.from);
-                (self.observer)(&Update::Progress {
-                    name,
-                    peer,
-                    snapshot,
-                });
+                if incoming.is_named() {
+                    (self.observer)(&Update::Progress {
+                        name: incoming.name.clone(),
+                        peer: incoming.from,
+                        snapshot: incoming.figures(snapshot),
+                    });
+                }
             }
             Event::Finished {
                 tag,
@@ -296,21 +278,14 @@ where
         };
         match self.admit(tag, via, bundle, &raw, size) {
             Ok(name) => {
-                (self.observer)(&Update::Connected {
-                    direction: Direction::In,
-                    identity,
-                    name: name.clone(),
-                    peer: from,
-                    size,
-                    encrypted,
-                });
-                let incoming = Incoming {
-                    name,
-                    from,
-                    identity,
-                    state: State::Accepted { size, bundle },
-                    fault: None,
-                };
+                let wanted = self.accepts.wanted.get(&tag).cloned();
+                let mut incoming = Incoming::new(name, from, size, bundle);
+                incoming.wanted = wanted;
+                incoming.identity = identity;
+                incoming.encrypted = encrypted;
+                if incoming.is_named() {
+                    self.connected(&incoming);
+                }
                 self.sessions.insert(tag, incoming);
                 self.command(Command::Accept { tag })
             }
@@ -318,9 +293,14 @@ where
                 self.tally.refused += 1;
                 if via == Via::Pull {
                     // This side asked for it, and cannot take it.
-                    let name = self.accepts.wanted.get(&tag).cloned().unwrap_or_default();
+                    let attempt = Attempt {
+                        side: Side::Get,
+                        name: self.accepts.wanted.get(&tag).cloned().unwrap_or_default(),
+                        peer: from,
+                        resumes: false,
+                    };
                     let advice = "fetch it into another directory, or remove what is in its way";
-                    let what = attempt(&name, from);
+                    let what = attempt.to_string();
                     self.last = Some(Err(TransferError::new(Kind::Failed, what, because, advice)));
                 } else {
                     let name = raw.escape_ascii().to_string();
@@ -334,6 +314,17 @@ where
                 self.command(Command::Abort { tag, reason })
             }
         }
+    }
+
+    fn connected(&mut self, incoming: &Incoming) {
+        (self.observer)(&Update::Connected {
+            direction: Direction::In,
+            identity: incoming.identity,
+            name: incoming.name.clone(),
+            peer: incoming.from,
+            size: incoming.content(),
+            encrypted: incoming.encrypted,
+        });
     }
 
     /// The name under which an offered file can be received, or what its sender is told and what the user is.
@@ -367,53 +358,25 @@ where
     }
 
     fn chunk(&mut self, tag: Tag, offset: u64, bytes: Vec<u8>) -> Result<(), TransferError> {
-        self.begin(tag)?;
         // Whatever becomes of them, the bytes are no longer in memory; but for those that wait for a bundle's list.
         let mut stored = bytes.len();
-        let mut fault = None;
-        let wanted = self.accepts.wanted.get(&tag);
-        if let Some(incoming) = self.sessions.get_mut(&tag) {
-            let (name, from) = (&incoming.name, incoming.from);
-            match &mut incoming.state {
-                State::Writing(partial) => {
-                    if let Err(error) = partial.write_at(offset, &bytes) {
-                        fault = Some((
-                            Reason::STORAGE,
-                            unstorable(name, from, FinishError::Storage(error)),
-                        ));
-                    }
+        if let Some(mut incoming) = self.sessions.remove(&tag) {
+            let held = incoming.held();
+            let written = incoming.write(self.directory, offset, &bytes);
+            let told = match written {
+                Ok(None) => Ok(()),
+                Ok(Some(ready)) => {
+                    self.connected(&incoming);
+                    self.resume(tag, &incoming, ready.have)
                 }
-                State::Unpacking(sink) => {
-                    let held = sink.held();
-                    match sink.write(offset, &bytes) {
-                        Ok(None) => {}
-                        Ok(Some(_)) if !is_wanted(sink, wanted) => {
-                            let because = "the peer sends other files than were asked for";
-                            let advice = "somebody else may answer there; demand a proof";
-                            let what = attempt(name, from);
-                            let error = TransferError::new(Kind::Integrity, what, because, advice);
-                            fault = Some((Reason::DISCONNECT, error));
-                        }
-                        Ok(Some(ready)) => {
-                            let bytes: u64 = ready.have.iter().map(|it| it.end - it.start).sum();
-                            if bytes > 0 {
-                                (self.observer)(&Update::Resumed { peer: from, bytes });
-                                let ranges = ready.have;
-                                self.handle
-                                    .command(Command::Have { tag, ranges })
-                                    .map_err(TransferError::driver)?;
-                            }
-                        }
-                        Err(error) => fault = Some(unpackable(name, from, error)),
-                    }
-                    let now_held = if fault.is_some() { 0 } else { sink.held() };
-                    stored = (stored as u64 + held).saturating_sub(now_held) as usize;
+                Err((reason, fault)) => {
+                    incoming.fail(fault);
+                    self.command(Command::Abort { tag, reason })
                 }
-                State::Accepted { .. } | State::Finishing(_) | State::Over => {}
-            }
-        }
-        if let Some((reason, fault)) = fault {
-            self.give_up(tag, reason, fault)?;
+            };
+            stored = (stored as u64 + held).saturating_sub(incoming.held()) as usize;
+            self.sessions.insert(tag, incoming);
+            told?;
         }
         self.command(Command::Stored {
             tag,
@@ -422,66 +385,34 @@ where
         })
     }
 
-    /// Makes the file of a session that has none yet.
-    fn begin(&mut self, tag: Tag) -> Result<(), TransferError> {
-        let Some(incoming) = self.sessions.get_mut(&tag) else {
+    /// Tells the peer what need not come.
+    fn resume(
+        &mut self,
+        tag: Tag,
+        incoming: &Incoming,
+        ranges: Vec<Range<u64>>,
+    ) -> Result<(), TransferError> {
+        if incoming.resumed == 0 {
             return Ok(());
-        };
-        let State::Accepted { size, bundle } = incoming.state else {
-            return Ok(());
-        };
-        if bundle {
-            return match BundleSink::new(self.directory, size, &SinkOptions::default()) {
-                Ok(sink) => {
-                    incoming.state = State::Unpacking(Box::new(sink));
-                    Ok(())
-                }
-                Err(error) => {
-                    let (reason, fault) = unpackable(&incoming.name, incoming.from, error);
-                    self.give_up(tag, reason, fault)
-                }
-            };
         }
-        match self.directory.create(&incoming.name, size) {
-            Ok(partial) => {
-                incoming.state = State::Writing(Box::new(partial));
-                Ok(())
-            }
-            Err(error) => {
-                let reason = refusal(&error);
-                let fault = uncreatable(&incoming.name, incoming.from, error);
-                self.give_up(tag, reason, fault)
-            }
-        }
+        (self.observer)(&Update::Resumed {
+            peer: incoming.from,
+            bytes: incoming.resumed,
+        });
+        self.command(Command::Have { tag, ranges })
     }
 
-    /// Verifies a complete file on a thread of its own, which also answers the endpoint.
+    /// Verifies what is complete on a thread of its own, which also answers the endpoint.
     fn received(&mut self, tag: Tag, hash: u64) -> Result<(), TransferError> {
-        // An empty file has brought no chunk.
-        self.begin(tag)?;
         let Some(incoming) = self.sessions.get_mut(&tag) else {
             return Ok(());
         };
-        let (told, outcome) = flume::bounded(1);
-        let (name, from) = (incoming.name.clone(), incoming.from);
-        let work: Box<dyn FnOnce() -> Outcome + Send> =
-            match std::mem::replace(&mut incoming.state, State::Finishing(outcome)) {
-                State::Writing(partial) => Box::new(move || {
-                    let finished = partial.finish(hash).map(|path| (path, Hash::Xxh64(hash)));
-                    finished.map_err(|error| (reason_for(&error), unstorable(&name, from, error)))
-                }),
-                State::Unpacking(sink) => Box::new(move || {
-                    let finished = sink.finish().map(|it| {
-                        let path = it.paths.into_iter().next().unwrap_or_default();
-                        (path, Hash::Blake3(it.content))
-                    });
-                    finished.map_err(|error| unpackable(&name, from, error))
-                }),
-                State::Accepted { .. } | State::Finishing(_) | State::Over => {
-                    incoming.state = State::Over;
-                    return Ok(());
-                }
-            };
+        let (work, told) = match incoming.finish(self.directory, hash) {
+            Ok(Some(work)) => work,
+            Ok(None) => return Ok(()),
+            Err((reason, fault)) => return self.give_up(tag, reason, fault),
+        };
+        let attempt = incoming.attempt();
         let commands = self.handle.commands().clone();
         let finishing = thread::Builder::new()
             .name("finish file".into())
@@ -499,9 +430,8 @@ where
                 let _ = commands.send(answer);
             });
         if let Err(error) = finishing {
-            let (name, from) = (&self.sessions[&tag].name, self.sessions[&tag].from);
-            let fault = unstorable(name, from, FinishError::Storage(error));
-            self.give_up(tag, Reason::STORAGE, fault)?;
+            let (reason, fault) = unstorable(&attempt, FinishError::Storage(error));
+            self.give_up(tag, reason, fault)?;
         }
         Ok(())
     }
@@ -511,43 +441,19 @@ where
         let Some(incoming) = self.sessions.get_mut(&tag) else {
             return;
         };
-        let (name, peer) = (incoming.name.clone(), incoming.from);
-        let identity = incoming.identity;
-        let verdict = match std::mem::replace(&mut incoming.state, State::Over) {
-            // Its file may be complete although the peer is gone; its thread knows, or will in a moment.
-            State::Finishing(outcome) => outcome.recv().ok(),
-            State::Accepted { .. } | State::Writing(_) | State::Unpacking(_) | State::Over => None,
-        };
+        let verdict = incoming.end();
         let fault = incoming.fault.take();
         let began = fault.is_some() || verdict.is_some() || snapshot.data + snapshot.parities > 0;
+        let snapshot = incoming.figures(snapshot);
         let error = match (verdict, fault, result) {
-            (Some(Ok((path, hash))), _, _) => {
-                self.tally.files += 1;
-                let arrived = path
-                    .file_name()
-                    .map(|name| name.to_string_lossy().into_owned());
-                let name = arrived.unwrap_or(name);
-                if self.accepts.wanted.is_empty() && path.is_file() {
-                    self.taken.insert(name.clone());
-                }
-                self.tally.bytes += snapshot.size;
-                self.last = Some(Ok(()));
-                (self.observer)(&Update::Finished {
-                    direction: Direction::In,
-                    identity,
-                    name,
-                    peer,
-                    snapshot,
-                    hash,
-                    path,
-                });
-                return;
+            (Some(Ok(arrived)), _, _) => {
+                let (resumed, identity) = (incoming.resumed, incoming.identity);
+                let (name, peer) = (incoming.name.clone(), incoming.from);
+                return self.arrived(name, peer, identity, snapshot, resumed, arrived);
             }
             (Some(Err((_, error))), _, _) => error,
             (None, Some(fault), _) => fault,
-            (None, None, Err(failure)) => {
-                TransferError::session(attempt(&name, peer), peer, failure)
-            }
+            (None, None, Err(failure)) => TransferError::session(&incoming.attempt(), failure),
             (None, None, Ok(())) => return,
         };
         self.tally.failed += 1;
@@ -557,8 +463,8 @@ where
             return;
         }
         let update = Update::Failed {
-            name,
-            peer,
+            name: incoming.name.clone(),
+            peer: incoming.from,
             snapshot,
             began,
             error,
@@ -567,6 +473,38 @@ where
         if began && let Update::Failed { error, .. } = update {
             self.last = Some(Err(error));
         }
+    }
+
+    fn arrived(
+        &mut self,
+        name: String,
+        peer: SocketAddr,
+        identity: Option<[u8; 32]>,
+        snapshot: Snapshot,
+        resumed: u64,
+        arrived: Arrived,
+    ) {
+        let Arrived {
+            path,
+            hash,
+            files,
+            names,
+        } = arrived;
+        self.tally.files += files;
+        self.tally.bytes += snapshot.size;
+        self.taken.extend(names);
+        self.last = Some(Ok(()));
+        (self.observer)(&Update::Finished {
+            direction: Direction::In,
+            identity,
+            name,
+            peer,
+            snapshot,
+            resumed,
+            files,
+            hash,
+            path,
+        });
     }
 
     /// Accepts nothing new from now on.
@@ -584,11 +522,8 @@ where
         let tags: Vec<Tag> = self.sessions.keys().copied().collect();
         for tag in tags {
             let incoming = &self.sessions[&tag];
-            if matches!(
-                incoming.state,
-                State::Accepted { .. } | State::Writing(_) | State::Unpacking(_)
-            ) {
-                let fault = TransferError::stopped(attempt(&incoming.name, incoming.from));
+            if incoming.is_under_way() {
+                let fault = TransferError::stopped(&incoming.attempt());
                 self.give_up(tag, Reason::DISCONNECT, fault)?;
             }
         }
@@ -603,8 +538,7 @@ where
         fault: TransferError,
     ) -> Result<(), TransferError> {
         if let Some(incoming) = self.sessions.get_mut(&tag) {
-            incoming.state = State::Over;
-            incoming.fault = Some(fault);
+            incoming.fail(fault);
         }
         self.command(Command::Abort { tag, reason })
     }
@@ -619,10 +553,7 @@ where
         self.closing = true;
         let end = Instant::now() + patience;
         loop {
-            let verifying = self
-                .sessions
-                .values()
-                .any(|one| matches!(one.state, State::Finishing(_)));
+            let verifying = self.sessions.values().any(Incoming::is_finishing);
             let over = self.sessions.is_empty() || stop.load(Relaxed) || Instant::now() >= end;
             if over && !verifying {
                 return Ok(());
@@ -641,61 +572,6 @@ where
     }
 }
 
-/// Whether all that a bundle holds is what was asked for, if anything was.
-fn is_wanted(sink: &BundleSink, wanted: Option<&String>) -> bool {
-    let Some(wanted) = wanted else { return true };
-    let Some(manifest) = sink.manifest() else {
-        return false;
-    };
-    manifest
-        .top()
-        .all(|at| *manifest.entries()[at].name == **wanted)
-}
-
-/// What the peer of a bundle is told, and the user.
-pub(super) fn unpackable(
-    name: &str,
-    from: SocketAddr,
-    error: SinkError,
-) -> (Reason, TransferError) {
-    let (reason, kind, advice) = match &error {
-        SinkError::Head(_) | SinkError::Manifest(_) | SinkError::Beyond => (
-            Reason::INVALID,
-            Kind::Integrity,
-            "the other side does not keep to the protocol; use another version of it",
-        ),
-        SinkError::Exists(_) => (
-            Reason::EXISTS,
-            Kind::Failed,
-            "receive it into another directory, or remove what is there",
-        ),
-        SinkError::Busy => (
-            Reason::BUSY,
-            Kind::Failed,
-            "wait until the other transfer of it has ended",
-        ),
-        SinkError::Integrity => (
-            Reason::HASH_MISMATCH,
-            Kind::Integrity,
-            "have it sent again; if that repeats, check both disks and memories",
-        ),
-        SinkError::NoSpace { .. } | SinkError::Storage(_) => (
-            Reason::STORAGE,
-            Kind::Failed,
-            "make room, or check the disk, then start it again: it goes on where it stopped",
-        ),
-        SinkError::Incomplete { .. } => (
-            Reason::STORAGE,
-            Kind::Integrity,
-            "start it again: it goes on where it stopped",
-        ),
-    };
-    (
-        reason,
-        TransferError::new(kind, attempt(name, from), error, advice),
-    )
-}
-
 /// The next event of an endpoint, if one comes within `patience`.
 pub(super) fn next_event<E>(
     handle: &Handle<E>,
@@ -709,71 +585,4 @@ where
         Err(NoEvent::Yet) => Ok(None),
         Err(NoEvent::Stopped) => Err(TransferError::driver(Stopped)),
     }
-}
-
-/// The name for an offered file that can be received, or what its sender is told and what the user is.
-fn admit(directory: &Directory, raw: &[u8], size: u64) -> Result<String, (Reason, String)> {
-    let name = Directory::check_name(raw).map_err(|error| (Reason::INVALID, error.to_string()))?;
-    match directory.check_room(&name, size) {
-        Ok(()) => Ok(name),
-        Err(error) => Err((refusal(&error), error.to_string())),
-    }
-}
-
-fn refusal(error: &CreateError) -> Reason {
-    match error {
-        CreateError::Name(_) => Reason::INVALID,
-        CreateError::Exists => Reason::EXISTS,
-        CreateError::NoSpace { .. } | CreateError::Storage(_) => Reason::STORAGE,
-    }
-}
-
-fn reason_for(error: &FinishError) -> Reason {
-    match error {
-        FinishError::HashMismatch { .. } => Reason::HASH_MISMATCH,
-        FinishError::Exists => Reason::EXISTS,
-        FinishError::Incomplete { .. } | FinishError::Storage(_) => Reason::STORAGE,
-    }
-}
-
-/// A directory that no file can go to.
-pub(super) fn unusable(directory: &Path, error: io::Error) -> TransferError {
-    let what = format!("cannot receive into {}", directory.display());
-    let advice = "name a directory that exists and that you may write to";
-    TransferError::new(Kind::Failed, what, error, advice)
-}
-
-/// A file that cannot be begun.
-pub(super) fn uncreatable(name: &str, from: SocketAddr, error: CreateError) -> TransferError {
-    let advice = match error {
-        CreateError::Name(_) => "have it sent under a plain name",
-        CreateError::Exists => "have it sent under another name, or remove the one that is there",
-        CreateError::NoSpace { .. } | CreateError::Storage(_) => {
-            "make room, or check the disk, then have it sent again"
-        }
-    };
-    TransferError::new(Kind::Failed, attempt(name, from), error, advice)
-}
-
-pub(super) fn unstorable(name: &str, from: SocketAddr, error: FinishError) -> TransferError {
-    let (kind, advice) = match error {
-        FinishError::HashMismatch { .. } => (
-            Kind::Integrity,
-            "have it sent again; if that repeats, check both disks and memories",
-        ),
-        FinishError::Incomplete { .. } => (Kind::Integrity, "have it sent again"),
-        FinishError::Exists => (
-            Kind::Failed,
-            "have it sent under another name, or remove the one that is there",
-        ),
-        FinishError::Storage(_) => (
-            Kind::Failed,
-            "make room, or check the disk, then have it sent again",
-        ),
-    };
-    TransferError::new(kind, attempt(name, from), error, advice)
-}
-
-fn attempt(name: &str, from: SocketAddr) -> String {
-    format!("cannot receive {name} from {from}")
 }
