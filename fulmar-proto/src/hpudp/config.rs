@@ -13,6 +13,8 @@ use crate::engine::Bitrate;
 pub const DATAGRAM_MAX: usize = 1400;
 /// Bytes of the fixed header (2.1).
 pub const HEADER: usize = 32;
+/// Where in every packet the session's number stands, 32 bits, big-endian (2.1).
+pub const SESSION_AT: u32 = 1;
 /// Bytes of an AES-GCM tag.
 pub const TAG: usize = 16;
 /// File bytes in a full chunk of a plain session (2.2).
