@@ -351,7 +351,9 @@ impl Files {
             file && size > 0 && size <= READ_AHEAD_MIN
         };
         let entries = (0..self.scan.stamps.len()).filter(small);
-        entries.map(|entry| (entry, self.scan.path(entry))).collect()
+        entries
+            .map(|entry| (entry, self.scan.path(entry)))
+            .collect()
     }
 
     fn failed(&self, entry: usize, error: SourceError) -> FileError {

@@ -96,9 +96,8 @@ impl Peer {
             }
         };
         match wanted {
-            Some(_) if self.plain || self.allow_plain => {
-                let refusal = identity::check(record, None, self.host_key.as_ref(), self.demand());
-                Err(refused(text, refusal.err()))
+            Some(fingerprint) if self.plain || self.allow_plain => {
+                Err(unprovable(text, &fingerprint.to_string()))
             }
             Some(fingerprint) => Ok(Trust::Key(fingerprint.bytes())),
             None if self.require_auth => Ok(Trust::AnyKey),
@@ -154,6 +153,23 @@ impl Meeting {
             }
         }
     }
+}
+
+/// In the clear a host on record cannot be told from any other.
+fn unprovable(host: &str, fingerprint: &str) -> Fault {
+    Fault::new(Exit::Identity, format!("cannot trust {host}"))
+        .because(format!(
+            "its key {fingerprint} is on record, and in the clear nobody can prove to have it"
+        ))
+        .hint(format!(
+            "leave out --plain and --allow-plain; if it has become a program without keys, `fulmar key forget {host}`"
+        ))
+}
+
+/// What is said here before a host is called.
+#[cfg(test)]
+pub(super) fn samples() -> Vec<Fault> {
+    vec![unprovable("HOST", "SHA256:…")]
 }
 
 fn refused(host: &str, refusal: Option<identity::Refusal>) -> Fault {

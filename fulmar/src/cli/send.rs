@@ -67,7 +67,8 @@ fn transmit(options: &Options, via: Via) -> Result<(), Fault> {
         meeting.watch(update, &mut narrator);
     });
     drop(narrator);
-    sent.map(drop).map_err(|error| told(meeting.explain(&error)))
+    sent.map(drop)
+        .map_err(|error| told(meeting.explain(&error)))
 }
 
 /// `HOST[:PORT]` as a host without brackets, and a port.

@@ -96,7 +96,7 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
         Server::bind(&options.dir, at, serve.clone())
     });
     let server = server.map_err(|error| Fault::from(error).told(voice))?;
-    let watched = server.watcher();
+    let (watched, offers) = (server.watcher(), server.offers());
     let metrics = options
         .metrics
         .map(|at| serve_metrics(at, watched).map_err(|fault| fault.told(voice)))
@@ -109,6 +109,7 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
         listen: address,
         identity,
     });
+    narrator.say(&on_offer(offers, options));
     if let Some(metrics) = &metrics {
         let listen = metrics.local_addr();
         narrator.say(&format!("metrics at http://{listen}/metrics"));
@@ -121,6 +122,18 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
         tally.served, tally.files, tally.failed, tally.refused
     ));
     Ok(())
+}
+
+/// What can be done here, in a sentence.
+fn on_offer((files, folders): (usize, usize), options: &Options) -> String {
+    let later = match (options.watch, options.allow_put) {
+        (true, true) => ", and what comes later or is put",
+        (true, false) => ", and what comes later",
+        (false, true) => ", and what is put",
+        (false, false) if files + folders == 0 => "; --watch gives what comes later",
+        (false, false) => "",
+    };
+    format!("{files} files and {folders} folders can be fetched{later}")
 }
 
 /// Threads of a daemon on a machine with many processors, unless it is told.

@@ -212,7 +212,7 @@ pub fn run(options: &Options, mut observer: impl FnMut(&Update)) -> Result<Outco
                 | Update::Hashing { .. }
                 | Update::LeftOut { .. }
                 | Update::SingleFiles { .. }
-                        | Update::OneSocket { .. }
+                | Update::OneSocket { .. }
                 | Update::Resumed { .. }
                 | Update::Connected { .. }
                 | Update::Unencrypted { .. }

@@ -152,6 +152,11 @@ impl TransferError {
         Self::new(Kind::Identity, what, refusal, refusal.advice(host))
     }
 
+    /// What stood in the way.
+    pub(super) fn because(&self) -> String {
+        self.because.to_string()
+    }
+
     pub(super) fn new(
         kind: Kind,
         what: impl Into<String>,
@@ -288,6 +293,9 @@ fn who_runs_there(attempt: &Attempt) -> String {
 
 fn advice_on(attempt: &Attempt, reason: Reason) -> String {
     let again = attempt.again();
+    if attempt.side == Side::Serve && reason != Reason::DISCONNECT {
+        return "nothing: whoever asked for it was told".into();
+    }
     let asks = matches!(attempt.side, Side::Get | Side::List);
     match reason {
         Reason::BUSY | Reason::COLLISION => format!("{again} in a moment"),
@@ -299,11 +307,11 @@ fn advice_on(attempt: &Attempt, reason: Reason) -> String {
         Reason::FORBIDDEN if asks => "ask whoever runs the daemon".into(),
         Reason::FORBIDDEN => "ask whoever runs the daemon to start it with --allow-put".into(),
         Reason::STORAGE => "make room on the receiver's disk, or look at its log".into(),
-        Reason::NOT_FOUND if asks => {
-            "see what it has: `fulmar ls HOST`; what is newer than the daemon it gives with --watch"
-                .into()
-        }
-        Reason::NOT_FOUND | Reason::INVALID => "send it under a plain name".into(),
+        Reason::NOT_FOUND if asks => format!(
+            "see what it has: `fulmar ls {}`; what came after its start it gives with --watch only",
+            attempt.peer
+        ),
+        Reason::NOT_FOUND | Reason::INVALID => "rename it, or send an archive of it".into(),
         Reason::HASH_MISMATCH => {
             format!("{again}; if that repeats, check both disks and memories")
         }

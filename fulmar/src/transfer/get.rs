@@ -16,8 +16,8 @@ use fulmar_proto::hpudp::{Command, Config, Event, Failure, Reason, Tag, Trust, W
 use super::error::{Attempt, Side};
 use super::recv::{Accepts, Receiving, Tally, next_event};
 use super::{
-    Encryption, FAREWELL, TICK, TransferError, Update, any_port, bind, further, open_directory, patience,
-    spawn_bulk,
+    Encryption, FAREWELL, TICK, TransferError, Update, any_port, bind, further, open_directory,
+    patience, spawn_bulk,
 };
 use crate::config::Dscp;
 use crate::driver::{BUFFER_WANTED, Handle};

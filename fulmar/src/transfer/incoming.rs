@@ -12,7 +12,7 @@ use fulmar_proto::hpudp::{Reason, Snapshot};
 use super::error::{Attempt, Kind, Side, TransferError};
 use super::storing::{Fault, uncreatable, unpackable, unstorable};
 use super::{Hash, counted, of_content};
-use crate::bundle::{self, BundleSink, Manifest, Ready, SinkOptions};
+use crate::bundle::{self, BundleSink, Manifest, Ready, SinkError, SinkOptions};
 use crate::file::{Directory, FinishError, Partial};
 
 /// One accepted file, or what a bundle has.
@@ -34,6 +34,8 @@ pub(super) struct Incoming {
     state: State,
     /// Why this side ended it.
     pub(super) fault: Option<TransferError>,
+    /// It came to nothing before anything was stored, and that was said.
+    pub(super) refused: bool,
 }
 
 #[derive(Debug)]
@@ -83,6 +85,7 @@ impl Incoming {
             resumed: 0,
             state: State::Accepted,
             fault: None,
+            refused: false,
         }
     }
 
@@ -152,8 +155,16 @@ impl Incoming {
                 Ok(None)
             }
             State::Unpacking(sink) => {
-                let ready = sink.write(offset, bytes);
-                let ready = ready.map_err(|error| unpackable(&attempt, error))?;
+                let ready = sink.write(offset, bytes).map_err(|error| {
+                    if let SinkError::Exists(path) = &error
+                        && let Some(name) = path.file_name()
+                    {
+                        self.name = name.to_string_lossy().into_owned();
+                    }
+                    let name = self.name.clone();
+                    unpackable(&Attempt { name, ..attempt }, error)
+                });
+                let ready = ready?;
                 if let (Some(_), Some(manifest)) = (&ready, sink.manifest()) {
                     self.around = self.size - manifest.content_len();
                     check_wanted(&attempt, manifest, self.wanted.as_deref())?;
@@ -228,6 +239,12 @@ impl Incoming {
             }
         };
         Ok(Some((work, told)))
+    }
+
+    /// Ends it, before anything of it was stored.
+    pub(super) fn refuse(&mut self) {
+        self.state = State::Over;
+        self.refused = true;
     }
 
     /// Ends it, because of `fault`.

@@ -11,12 +11,14 @@ use super::error::{Attempt, Side};
 use super::recv::next_event;
 use super::{GetOptions, TICK, TransferError, any_port, bind, spawn_bulk};
 
-/// A file that a daemon gives.
+/// What a daemon gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     /// As the daemon wrote it; hostile until escaped.
     pub name: String,
-    /// Bytes; none where the daemon does not say.
+    /// Whether it is a folder.
+    pub folder: bool,
+    /// Bytes of a file; none where the daemon does not say.
     pub size: Option<u64>,
 }
 
@@ -78,15 +80,23 @@ pub fn list(options: &GetOptions) -> Result<Vec<Listed>, TransferError> {
     Ok(found)
 }
 
-/// `name`, tab, `size`; an early dialect writes names alone.
+/// `name`, tab, `size`; an early dialect writes names alone. A folder's name has a slash behind it.
 fn read(line: &str) -> Listed {
     let (name, size) = match line.rsplit_once('\t') {
         Some((name, size)) => (name, size.parse().ok()),
         None => (line, None),
     };
-    Listed {
-        name: name.to_owned(),
-        size,
+    match name.strip_suffix('/') {
+        Some(name) => Listed {
+            name: name.to_owned(),
+            folder: true,
+            size: None,
+        },
+        None => Listed {
+            name: name.to_owned(),
+            folder: false,
+            size,
+        },
     }
 }
 

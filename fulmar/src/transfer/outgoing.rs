@@ -137,7 +137,7 @@ pub(super) fn unreadable(path: &Path, error: SourceError) -> TransferError {
             "send a regular file, such as an archive of it",
         ),
         SourceError::Name(_) | SourceError::Backslash => {
-            (Kind::Failed, "send it under a plain name")
+            (Kind::Failed, "rename it, or send an archive of it")
         }
         SourceError::Changed | SourceError::Shortened => {
             (Kind::Failed, "send it again when nobody writes to it")
@@ -155,16 +155,15 @@ pub(super) fn unreadable(path: &Path, error: SourceError) -> TransferError {
 
 /// Why there is nothing to send.
 pub(super) fn unsendable(error: ScanError) -> TransferError {
+    let advice = match &error {
+        ScanError::File(_) => "",
+        ScanError::Twice(_) => "rename one of them, or send them one by one",
+        ScanError::NoName(_) => "name what is in it",
+        ScanError::Manifest { .. } => "send it in parts, or as an archive",
+        ScanError::Nothing => "name a file, or a folder with something in it",
+    };
     match error {
         ScanError::File(FileError { path, error }) => unreadable(&path, error),
-        error @ (ScanError::Twice(_)
-        | ScanError::NoName(_)
-        | ScanError::Manifest { .. }
-        | ScanError::Nothing) => TransferError::new(
-            Kind::Failed,
-            "cannot send what was named",
-            error,
-            "name other files or folders, or send them one by one",
-        ),
+        error => TransferError::new(Kind::Failed, "cannot send what was named", error, advice),
     }
 }

@@ -13,7 +13,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fulmar_proto::Endpoint;
-use fulmar_proto::hpudp::{self, Command, Config, Event, Failure, Reason, Snapshot, Tag, Via};
+use fulmar_proto::hpudp::{
+    self, Command, Config, Event, Failure, Phase, Reason, Snapshot, Tag, Via,
+};
 
 use super::error::{Attempt, Side};
 use super::incoming::{Arrived, Incoming};
@@ -246,7 +248,8 @@ where
             Event::Received { tag, hash } => self.received(tag, hash)?,
             Event::Progress { tag, snapshot } if self.sessions.contains_key(&tag) => {
                 let incoming = &self.sessions[&tag];
-                if incoming.is_named() {
+                // What is over was told.
+                if incoming.is_named() && snapshot.phase != Phase::Lingering {
                     (self.observer)(&Update::Progress {
                         name: incoming.name.clone(),
                         peer: incoming.from,
@@ -292,6 +295,8 @@ where
         match self.admit(tag, via, bundle, &raw, size) {
             Ok(name) => {
                 let wanted = self.accepts.wanted.get(&tag).cloned();
+                // Its true name comes with its first bytes.
+                let name = if bundle { UNNAMED.to_owned() } else { name };
                 let mut incoming = Incoming::new(name, from, size, bundle);
                 incoming.wanted = wanted;
                 incoming.identity = identity;
@@ -303,8 +308,8 @@ where
                 self.command(Command::Accept { tag })
             }
             Err((reason, because)) => {
-                self.tally.refused += 1;
                 if via == Via::Pull {
+                    self.tally.refused += 1;
                     // This side asked for it, and cannot take it.
                     let attempt = Attempt {
                         side: Side::Get,
@@ -316,17 +321,25 @@ where
                     let what = attempt.to_string();
                     self.last = Some(Err(TransferError::new(Kind::Failed, what, because, advice)));
                 } else {
-                    let name = raw.escape_ascii().to_string();
-                    (self.observer)(&Update::Refused {
-                        name,
-                        peer: from,
-                        reason,
-                        because,
-                    });
+                    let name = match bundle {
+                        true => UNNAMED.to_owned(),
+                        false => raw.escape_ascii().to_string(),
+                    };
+                    self.refused(&name, from, reason, because);
                 }
                 self.command(Command::Abort { tag, reason })
             }
         }
+    }
+
+    fn refused(&mut self, name: &str, peer: SocketAddr, reason: Reason, because: String) {
+        self.tally.refused += 1;
+        (self.observer)(&Update::Refused {
+            name: name.to_owned(),
+            peer,
+            reason,
+            because,
+        });
     }
 
     fn connected(&mut self, incoming: &Incoming) {
@@ -383,7 +396,13 @@ where
                     self.resume(tag, &incoming, ready.have)
                 }
                 Err((reason, fault)) => {
-                    incoming.fail(fault);
+                    if incoming.is_named() || incoming.wanted.is_some() {
+                        incoming.fail(fault);
+                    } else {
+                        // What a bundle has, and whether that can be stored, its first bytes tell: it is still an offer.
+                        incoming.refuse();
+                        self.refused(&incoming.name, incoming.from, reason, fault.because());
+                    }
                     self.command(Command::Abort { tag, reason })
                 }
             };
@@ -454,6 +473,9 @@ where
         let Some(incoming) = self.sessions.get_mut(&tag) else {
             return;
         };
+        if incoming.refused {
+            return;
+        }
         let verdict = incoming.end();
         let fault = incoming.fault.take();
         let began = fault.is_some() || verdict.is_some() || snapshot.data + snapshot.parities > 0;
@@ -534,11 +556,20 @@ where
         self.closing = true;
         let tags: Vec<Tag> = self.sessions.keys().copied().collect();
         for tag in tags {
-            let incoming = &self.sessions[&tag];
-            if incoming.is_under_way() {
-                let fault = TransferError::stopped(&incoming.attempt());
-                self.give_up(tag, Reason::DISCONNECT, fault)?;
+            let Some(incoming) = self.sessions.get_mut(&tag) else {
+                continue;
+            };
+            if !incoming.is_under_way() {
+                continue;
             }
+            if incoming.is_named() {
+                incoming.fail(TransferError::stopped(&incoming.attempt()));
+            } else {
+                // Nobody heard of it yet.
+                incoming.refuse();
+            }
+            let reason = Reason::DISCONNECT;
+            self.command(Command::Abort { tag, reason })?;
         }
         Ok(())
     }
@@ -599,3 +630,6 @@ where
         Err(NoEvent::Stopped) => Err(TransferError::driver(Stopped)),
     }
 }
+
+/// What a bundle is called before it is known what is in it.
+const UNNAMED: &str = "files";

@@ -135,8 +135,8 @@ pub fn send(
     });
     let more = further(from, options.config.sockets, options.dscp)?;
     let endpoint = hpudp::Endpoint::new(options.config.clone(), seed()?);
-    let handle =
-        driver::spawn_over(socket, more, endpoint, driver::Options::default()).map_err(|error| TransferError::socket(from, error))?;
+    let handle = driver::spawn_over(socket, more, endpoint, driver::Options::default())
+        .map_err(|error| TransferError::socket(from, error))?;
     let _limit = Following::start(options.bwlimit.clone(), handle.commands().clone());
     send_through(&handle, files, options, observer)
 }

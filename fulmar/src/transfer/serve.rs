@@ -21,8 +21,7 @@ use super::outgoing::Content;
 use super::recv::{Accepts, Receiving, Tally, next_event};
 use super::shelf::{Found, Names, Shelf, Unproved};
 use super::{
-    Direction, FAREWELL, Following, Kind, TICK, TransferError, Update, bind_group,
-    open_directory,
+    Direction, FAREWELL, Following, Kind, TICK, TransferError, Update, bind_group, open_directory,
     spawn_bulk, sweep,
 };
 use crate::bundle::Cache;
@@ -110,6 +109,11 @@ impl Server {
         self.handle.local_addr()
     }
 
+    /// How many files and how many folders can be fetched now.
+    pub fn offers(&self) -> (usize, usize) {
+        self.names.count()
+    }
+
     /// A view of its counters for other threads.
     pub fn watcher(&self) -> Watcher {
         let others = self.others.iter().map(Handle::watcher);
@@ -144,18 +148,19 @@ impl Server {
                 ..Accepts::default()
             };
             let (watch, cache) = (self.options.watch, self.options.cache.clone());
-            let served = Shelf::new(&self.path, Arc::clone(&names), watch, cache).and_then(|shelf| {
-                let serving = Serving {
-                    handle,
-                    path: &self.path,
-                    shelf,
-                    receiving: Receiving::new(handle, &self.directory, accepts, tell),
-                    waiting: BTreeMap::new(),
-                    sessions: BTreeMap::new(),
-                    closing: false,
-                };
-                serving.run(&[stop, &over], self.options.drain)
-            });
+            let served =
+                Shelf::new(&self.path, Arc::clone(&names), watch, cache).and_then(|shelf| {
+                    let serving = Serving {
+                        handle,
+                        path: &self.path,
+                        shelf,
+                        receiving: Receiving::new(handle, &self.directory, accepts, tell),
+                        waiting: BTreeMap::new(),
+                        sessions: BTreeMap::new(),
+                        closing: false,
+                    };
+                    serving.run(&[stop, &over], self.options.drain)
+                });
             if served.is_err() {
                 // A daemon that answers some and not others helps nobody.
                 over.store(true, Relaxed);

@@ -74,6 +74,11 @@ impl Names {
         Ok(names)
     }
 
+    /// How many files and how many folders.
+    pub(super) fn count(&self) -> (usize, usize) {
+        (self.files.len(), self.folders.len())
+    }
+
     fn add(&mut self, name: &str, kind: fs::FileType) {
         if Directory::check_name(name.as_bytes()).is_ok_and(|checked| checked == name) {
             if kind.is_file() {
@@ -95,16 +100,19 @@ impl Shelf {
     ) -> Result<Self, TransferError> {
         let known = cache.clone();
         let beneath = path.to_owned();
-        let hasher = Worker::start("hash", move |(name, source): (String, Arc<Source>), stop| {
-            let hash = known.xxh64(&beneath.join(&name), &source, |_| {
-                if stop() {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
-            });
-            (name, hash.ok().map(|hash| (*source.stamp(), hash)))
-        })?;
+        let hasher = Worker::start(
+            "hash",
+            move |(name, source): (String, Arc<Source>), stop| {
+                let hash = known.xxh64(&beneath.join(&name), &source, |_| {
+                    if stop() {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
+                });
+                (name, hash.ok().map(|hash| (*source.stamp(), hash)))
+            },
+        )?;
         Ok(Self {
             walks: Walks::start(path.to_owned(), |path| Scan::of(&[path]).ok())?,
             path: path.to_owned(),
@@ -198,7 +206,8 @@ impl Shelf {
         self.hasher.is_busy() || self.walks.worker.is_busy()
     }
 
-    /// How many files there are, and a packet's worth of lines of name and size from the one with the number `first` on.
+    /// How many files and folders there are, and a packet's worth of lines of name and size from the one with the number
+    /// `first` on (HP-UDP 18.6.2). Folders come last; who takes no bundles has no use for them.
     pub(super) fn page(&mut self, first: u64) -> (u64, Vec<u8>) {
         let now = Instant::now();
         if self.watch
@@ -211,7 +220,8 @@ impl Shelf {
         let names = self.names();
         let mut text = Vec::new();
         let from = usize::try_from(first).unwrap_or(usize::MAX);
-        for name in names.files.iter().skip(from) {
+        let Names { files, folders } = &*names;
+        for name in files.iter().skip(from) {
             // What was removed since then has no size, and is not to be had.
             let size = fs::symlink_metadata(self.path.join(name)).map_or(0, |it| it.len());
             text.extend_from_slice(format!("{name}\t{size}\n").as_bytes());
@@ -219,7 +229,13 @@ impl Shelf {
                 break;
             }
         }
-        (names.files.len() as u64, text)
+        for name in folders.iter().skip(from.saturating_sub(files.len())) {
+            if text.len() > LIST_BYTES {
+                break;
+            }
+            text.extend_from_slice(format!("{name}/\t0\n").as_bytes());
+        }
+        ((files.len() + folders.len()) as u64, text)
     }
 }
 
@@ -432,7 +448,15 @@ mod tests {
         fs::write(place.path().join("new"), "new").unwrap();
         for watch in [false, true] {
             shelf.watch = watch;
-            for name in ["link", "../folder", "folder/file", "/etc/passwd", "", ".", "none"] {
+            for name in [
+                "link",
+                "../folder",
+                "folder/file",
+                "/etc/passwd",
+                "",
+                ".",
+                "none",
+            ] {
                 let found = shelf.find(name.as_bytes(), true);
                 assert!(matches!(found, Found::Nothing), "{name}: {found:?}");
             }
@@ -444,7 +468,9 @@ mod tests {
         assert!(matches!(shelf.find(b"new", true), Found::Given(..)));
         // A folder is for those who take bundles.
         assert!(matches!(shelf.find(b"folder", false), Found::Nothing));
-        assert_eq!(shelf.page(0), (1, b"new\t3\n".to_vec()));
+        assert_eq!(shelf.page(0), (2, b"new\t3\nfolder/\t0\n".to_vec()));
+        assert_eq!(shelf.page(1), (2, b"folder/\t0\n".to_vec()));
+        assert_eq!(shelf.page(2), (2, Vec::new()));
     }
 
     #[test]
@@ -453,7 +479,7 @@ mod tests {
         fs::write(place.path().join("file"), "one").unwrap();
         let names = Names::of(place.path()).unwrap();
         let mut shelf = Shelf::new(place.path(), names, false, Cache::off()).unwrap();
-        let mut hash = |shelf: &mut Shelf| {
+        let hash = |shelf: &mut Shelf| {
             let mut looked = 0;
             loop {
                 match shelf.find(b"file", false) {

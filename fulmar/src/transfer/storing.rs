@@ -38,7 +38,7 @@ pub(super) fn unusable(directory: &Path, error: io::Error) -> TransferError {
 pub(super) fn uncreatable(attempt: &Attempt, error: CreateError) -> Fault {
     let reason = refusal(&error);
     let advice = match error {
-        CreateError::Name(_) => "have it sent under a plain name".to_owned(),
+        CreateError::Name(_) => "have it renamed, or sent in an archive".to_owned(),
         CreateError::Exists => ELSEWHERE.to_owned(),
         CreateError::NoSpace { .. } | CreateError::Storage(_) => {
             format!("make room, or check the disk, then {}", attempt.again())

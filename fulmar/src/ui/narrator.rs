@@ -324,8 +324,18 @@ mod tests {
         for (size, resumed, files, want) in [
             (3 << 20, 0, 1, "3.0 MiB in 2.0 s"),
             (3 << 20, 0, 7, "7 files, 3.0 MiB in 2.0 s"),
-            (3 << 20, 2 << 20, 1, "3.0 MiB, 2.0 MiB were there, 1.0 MiB in 2.0 s"),
-            (3 << 20, 3 << 20, 0, "0 files, 3.0 MiB, 3.0 MiB were there, 0 B in 2.0 s"),
+            (
+                3 << 20,
+                2 << 20,
+                1,
+                "3.0 MiB, 2.0 MiB were there, 1.0 MiB in 2.0 s",
+            ),
+            (
+                3 << 20,
+                3 << 20,
+                0,
+                "0 files, 3.0 MiB, 3.0 MiB were there, 0 B in 2.0 s",
+            ),
         ] {
             assert_eq!(amount(size, resumed, files, second), want);
         }
