@@ -652,6 +652,48 @@ mod tests {
         assert_eq!(came_from.as_socket().unwrap().ip(), from);
     }
 
+    /// From whichever address: what bears one number comes to one socket, merged or not.
+    #[test]
+    fn a_number_in_the_datagram_chooses_the_socket() {
+        let (v4, v6) = (IpAddr::from([127, 0, 0, 1]), Ipv6Addr::LOCALHOST.into());
+        for (bind, to) in [(v4, v4), (v6, v6), (Ipv6Addr::UNSPECIFIED.into(), v4)] {
+            let group = Socket::bind_group(SocketAddr::new(bind, 0), 3, 1).unwrap();
+            assert_eq!(group.len(), 3);
+            let at = SocketAddr::new(to, group[0].local_addr().port());
+            assert!(group.iter().all(|it| it.local_addr().port() == at.port()));
+            Socket::bind(SocketAddr::new(bind, at.port())).unwrap_err();
+            Socket::bind_group(SocketAddr::new(bind, at.port()), 2, 1).unwrap_err();
+            let counters = Counters::default();
+            for number in [0_u32, 1, 2, 3, 77, u32::MAX] {
+                let mut from = Socket::bind(SocketAddr::new(to, 0)).unwrap();
+                let datagram = [&[7][..], &number.to_be_bytes(), b"rest"].concat();
+                let bytes = datagram.repeat(4);
+                let transmit = Transmit {
+                    to: at,
+                    socket: 0,
+                    from_ip: None,
+                    ecn: None,
+                    len: bytes.len(),
+                    segment: Some(datagram.len()),
+                };
+                let flow = from.send(&transmit, &bytes, &mut 0, &counters);
+                assert_eq!(flow, Flow::Done);
+                let mut inbox = Inbox::new();
+                for (index, socket) in group.iter().enumerate() {
+                    let mut came = 0;
+                    while socket.recv(&mut inbox, &counters).unwrap() > 0 {
+                        inbox.each(|_, payload| {
+                            assert_eq!(payload, datagram);
+                            came += 1;
+                        });
+                    }
+                    let want = if number as usize % 3 == index { 4 } else { 0 };
+                    assert_eq!(came, want, "{number} at {index} of {bind}");
+                }
+            }
+        }
+    }
+
     fn listener(ip: IpAddr) -> socket2::Socket {
         let addr = SocketAddr::new(ip, 0);
         let socket = socket2::Socket::new(Domain::for_address(addr), Type::DGRAM, None).unwrap();
