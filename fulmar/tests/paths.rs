@@ -72,10 +72,12 @@ impl Flows {
     }
 }
 
-/// A relay to `daemon`. Each source address has a socket of its own there, as behind a NAT.
-fn relay(daemon: &str, dies: Option<(usize, u64)>) -> (String, Arc<Mutex<Flows>>) {
+/// A relay to `daemon`, at an address of loopback with this number. Each source address has a socket of its own there, as behind a NAT.
+fn relay(number: u8, daemon: &str, dies: Option<(usize, u64)>) -> (String, Arc<Mutex<Flows>>) {
     let daemon: SocketAddr = daemon.parse().unwrap();
-    let outside = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
+    // At the same port, because a daemon names its port to who puts (4.5.4).
+    let at = SocketAddr::from(([127, 0, 0, number], daemon.port()));
+    let outside = Arc::new(UdpSocket::bind(at).unwrap());
     let address = outside.local_addr().unwrap().to_string();
     let flows = Arc::new(Mutex::new(Flows {
         all: Vec::new(),
@@ -119,9 +121,9 @@ const PACE: [&str; 2] = ["--max-rate", "100M"];
 fn both_ways(dies: Option<(usize, u64)>, mut look: impl FnMut(&str, &[Flow], usize)) {
     let place = tempfile::tempdir().unwrap();
     let shelf = inbox(place.path(), "shelf");
-    let (daemon, at) = serve(&shelf, &[]);
+    let (daemon, at) = serve(&shelf, &["--bwlimit", "100M"]);
     let file = random_file(&place.path().join("mine"), SIZE, 1);
-    let (address, flows) = relay(&at, dies);
+    let (address, flows) = relay(2, &at, dies);
     let ended = put(&file, &address, &[&PACE[..], &["--parallel", "3"]].concat()).finish();
     assert_eq!(ended.code(), Some(0), "{ended:#?}");
     assert!(same(&file, &shelf.join("mine")));
@@ -129,7 +131,7 @@ fn both_ways(dies: Option<(usize, u64)>, mut look: impl FnMut(&str, &[Flow], usi
     look("put", &flows.lock().unwrap().all, 0);
 
     let into = inbox(place.path(), "in");
-    let (address, flows) = relay(&at, dies);
+    let (address, flows) = relay(3, &at, dies);
     let ended = get("mine", &address, &into, &["--parallel", "3"]).finish();
     assert_eq!(ended.code(), Some(0), "{ended:#?}");
     assert!(same(&file, &into.join("mine")));
@@ -163,7 +165,7 @@ fn whoever_cannot_use_several_sockets_is_told_once() {
     let place = tempfile::tempdir().unwrap();
     let shelf = inbox(place.path(), "shelf");
     let (daemon, at) = serve(&shelf, &[]);
-    let (address, flows) = relay(&at, None);
+    let (address, flows) = relay(2, &at, None);
     let file = random_file(&place.path().join("mine"), 1_000_000, 1);
     let ended = put(&file, &address, &["--parallel", "3", "--plain"]).finish();
     assert_eq!(ended.code(), Some(0), "{ended:#?}");
@@ -232,8 +234,10 @@ fn twenty_at_once_are_served_by_four_threads() {
     assert_eq!(told.code(), Some(0));
     assert_eq!(told.all("ready").len(), 1);
     assert_eq!(told.all("done").len(), 21);
-    let left = names_in(&shelf);
-    assert_eq!(left.len(), 21, "{left:?}");
+    // What the others brought may go on later.
+    let shown = names_in(&shelf);
+    let shown = shown.iter().filter(|it| !common::is_partial(it));
+    assert_eq!(shown.count(), 21);
 }
 
 #[test]
@@ -250,7 +254,8 @@ fn an_address_is_shared_with_nobody_else() {
     let mut limited = fulmar();
     limited.arg("serve").arg(&shelf);
     let ended = End::spawn(limited.args(["--threads", "2", "--bwlimit", "5M"])).finish();
-    ended.failed_with(2, "--bwlimit");
+    assert_eq!(ended.code(), Some(2));
+    assert!(ended.said.contains("--bwlimit"), "{ended:#?}");
     fs::write(shelf.join("x"), "x").unwrap();
     daemon.stop();
 }
