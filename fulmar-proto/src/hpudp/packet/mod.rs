@@ -380,6 +380,22 @@ mod tests {
     }
 
     #[test]
+    fn paths_vector_20_10() {
+        let want = hex(
+            "03deadbeef00000000000000000000000000000000003c00000000000000000002719c400269fb200096000000003b9aca0000000000009896800000000000000fff000300000000000010010000000000001004000000000000109248505831005401040000003f040400000e10102000000000000010cc000000012a05f200000000003b9aca00000000fa000023ee1218000000003b9aca0000000898000000003ade68b1000008340504a323bdbd",
+        );
+        let (header, _) = Header::parse(&want).unwrap();
+        let beat = Heartbeat::parse(&header, &want, Layout::Text).unwrap();
+        let extension = beat.extension.as_ref().unwrap();
+        assert_eq!(extension.features, feature::ALL | feature::PATHS);
+        let paths = [(1_000_000_000, 2200), (987_654_321, 2100)];
+        assert_eq!(extension.paths, paths);
+        let mut out = Vec::new();
+        beat.encode(ID, Layout::Text, &mut out, None);
+        assert_eq!(out, want);
+    }
+
+    #[test]
     fn small_control_vectors_20_8() {
         assert_eq!(
             control(Kind::Reject, ID, &[5], 0),
