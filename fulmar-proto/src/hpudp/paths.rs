@@ -21,7 +21,7 @@ pub(super) struct Path {
 /// All paths of a session, each with what its half of the session keeps for it.
 #[derive(Debug)]
 pub(super) struct Paths<T> {
-    /// Never empty; until there are more, the first is where the session began.
+    /// Never empty; until there are more, the one where the session began.
     list: Vec<Member<T>>,
     /// Who spoke last.
     turn: usize,
@@ -115,17 +115,17 @@ impl<T: Default> Paths<T> {
         Some(member)
     }
 
-    /// Leaves addresses that have been silent, unless they are all there is.
+    /// Leaves addresses that have been silent; but of the live ones, to which more may be said than they paid for, one
+    /// stays until another has shown that it works.
     fn forget(&mut self, now: Instant, speaks: Path) {
+        let stays = |it: &Member<T>| it.path == speaks || now.duration_since(it.heard) < FORGOTTEN;
+        let live = || self.list.iter().filter(|it| it.live);
+        let last = live().max_by_key(|it| it.heard).map(|it| it.path);
+        let last = last.filter(|_| !live().any(stays));
         let before = self.list.len();
-        self.list
-            .retain(|it| it.path == speaks || now.duration_since(it.heard) < FORGOTTEN);
+        self.list.retain(|it| stays(it) || Some(it.path) == last);
         if self.list.len() < before {
             self.turn = 0;
-        }
-        if self.list.is_empty() {
-            self.list.push(Member::new(now, speaks));
-            self.list[0].live = true;
         }
     }
 
@@ -154,9 +154,9 @@ impl<T: Default> Paths<T> {
         self.give(|it| it.live);
     }
 
-    /// Gives the turn to the next path, live or not.
+    /// Gives the turn to the next path by which anything ever arrived, live or not.
     pub(super) fn next_of_all(&mut self) {
-        self.give(|_| true);
+        self.give(|it| it.ledger.is_proved());
     }
 
     fn give(&mut self, may: impl Fn(&Member<T>) -> bool) {
@@ -321,8 +321,16 @@ mod tests {
         assert!(paths.hear(now, path(17), 1).is_none(), "no more than 16");
         let later = now + FORGOTTEN;
         assert!(paths.hear(later, path(17), 1).is_some());
-        assert_eq!(paths.iter().count(), 1, "all the others were silent");
+        assert_eq!(paths.iter().count(), 2, "all the others were silent");
         paths.next();
-        assert_eq!(paths.current(), path(17));
+        assert_eq!(
+            paths.current(),
+            path(1),
+            "nothing arrived at the new one yet"
+        );
+        paths.hear(later, path(17), 1).unwrap().works();
+        paths.hear(later, path(17), 1).unwrap();
+        paths.next();
+        assert_eq!((paths.iter().count(), paths.current()), (1, path(17)));
     }
 }

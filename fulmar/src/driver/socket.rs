@@ -85,8 +85,8 @@ impl Socket {
     /// one socket, wherever it is from.
     ///
     /// # Errors
-    /// Those of [`bind`](Self::bind), also when somebody else shares the address; and if the kernel cannot tell datagrams
-    /// apart like that.
+    /// Those of [`bind`](Self::bind), also when somebody else shares the address; [`Unsupported`](io::ErrorKind::Unsupported)
+    /// if the kernel cannot tell datagrams apart like that.
     pub fn bind_group(addr: SocketAddr, count: u16, number_at: u32) -> io::Result<Vec<Self>> {
         if addr.port() != 0 {
             // Who may share an address may also steal from it: it must be nobody's.
@@ -495,7 +495,10 @@ fn steer(io: &socket2::Socket, count: u32, number_at: u32) -> io::Result<()> {
     };
     match refused {
         0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+        _ => {
+            let error = io::Error::last_os_error();
+            Err(io::Error::new(io::ErrorKind::Unsupported, error))
+        }
     }
 }
 

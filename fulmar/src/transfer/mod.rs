@@ -22,6 +22,7 @@ mod storing;
 mod tests;
 
 use std::fmt;
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -213,8 +214,14 @@ fn bind_group(at: SocketAddr, count: u16, dscp: Dscp) -> Result<Vec<Socket>, Tra
     if count <= 1 {
         return Ok(vec![bind(at, dscp)?]);
     }
-    let bound = Socket::bind_group(at, count, hpudp::SESSION_AT);
-    let mut sockets = bound.map_err(|error| TransferError::socket(at, error))?;
+    let mut sockets = match Socket::bind_group(at, count, hpudp::SESSION_AT) {
+        Ok(sockets) => sockets,
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            tracing::warn!(%error, "one thread serves");
+            return Ok(vec![bind(at, dscp)?]);
+        }
+        Err(error) => return Err(TransferError::socket(at, error)),
+    };
     for socket in &mut sockets {
         mark(socket, dscp)?;
     }
