@@ -478,7 +478,13 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         fs::write(place.path().join("file"), "one").unwrap();
         let names = Names::of(place.path()).unwrap();
-        let mut shelf = Shelf::new(place.path(), names, false, Cache::off()).unwrap();
+        let mut shelf = Shelf::new(
+            place.path(),
+            Arc::new(Mutex::new(names)),
+            false,
+            Cache::off(),
+        )
+        .unwrap();
         let hash = |shelf: &mut Shelf| {
             let mut looked = 0;
             loop {
