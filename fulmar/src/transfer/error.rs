@@ -211,10 +211,10 @@ impl TransferError {
     }
 
     pub(super) fn stopped(attempt: &Attempt) -> Self {
-        let advice = match attempt.side {
-            Side::List => "ask again".to_owned(),
-            _ if attempt.resumes => attempt.onwards(),
-            _ => format!("{}; nothing incomplete was kept", attempt.again()),
+        let advice = if attempt.resumes || attempt.side == Side::List {
+            attempt.onwards()
+        } else {
+            format!("{}; nothing incomplete was kept", attempt.again())
         };
         let what = attempt.to_string();
         Self::new(Kind::Stopped, what, "stopped by the user", advice)

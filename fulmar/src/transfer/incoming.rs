@@ -161,6 +161,10 @@ impl Incoming {
                     {
                         self.name = name.to_string_lossy().into_owned();
                     }
+                    // What cannot be stored is an offer that is not taken; a disk that fails is a failure.
+                    self.refused = self.around == 0
+                        && self.wanted.is_none()
+                        && !matches!(error, SinkError::Storage(_));
                     let name = self.name.clone();
                     unpackable(&Attempt { name, ..attempt }, error)
                 });
@@ -241,7 +245,7 @@ impl Incoming {
         Ok(Some((work, told)))
     }
 
-    /// Ends it, before anything of it was stored.
+    /// Ends it, before anybody heard of it.
     pub(super) fn refuse(&mut self) {
         self.state = State::Over;
         self.refused = true;

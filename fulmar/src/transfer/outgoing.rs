@@ -155,15 +155,12 @@ pub(super) fn unreadable(path: &Path, error: SourceError) -> TransferError {
 
 /// Why there is nothing to send.
 pub(super) fn unsendable(error: ScanError) -> TransferError {
-    let advice = match &error {
-        ScanError::File(_) => "",
+    let advice = match error {
+        ScanError::File(FileError { path, error }) => return unreadable(&path, error),
         ScanError::Twice(_) => "rename one of them, or send them one by one",
         ScanError::NoName(_) => "name what is in it",
         ScanError::Manifest { .. } => "send it in parts, or as an archive",
         ScanError::Nothing => "name a file, or a folder with something in it",
     };
-    match error {
-        ScanError::File(FileError { path, error }) => unreadable(&path, error),
-        error => TransferError::new(Kind::Failed, "cannot send what was named", error, advice),
-    }
+    TransferError::new(Kind::Failed, "cannot send what was named", error, advice)
 }

@@ -321,9 +321,10 @@ where
                     let what = attempt.to_string();
                     self.last = Some(Err(TransferError::new(Kind::Failed, what, because, advice)));
                 } else {
-                    let name = match bundle {
-                        true => UNNAMED.to_owned(),
-                        false => raw.escape_ascii().to_string(),
+                    let name = if bundle {
+                        UNNAMED.to_owned()
+                    } else {
+                        raw.escape_ascii().to_string()
                     };
                     self.refused(&name, from, reason, because);
                 }
@@ -396,12 +397,12 @@ where
                     self.resume(tag, &incoming, ready.have)
                 }
                 Err((reason, fault)) => {
-                    if incoming.is_named() || incoming.wanted.is_some() {
-                        incoming.fail(fault);
-                    } else {
-                        // What a bundle has, and whether that can be stored, its first bytes tell: it is still an offer.
+                    if incoming.refused {
+                        // What a bundle has, and whether that can be stored, its first bytes tell: it was still an offer.
                         incoming.refuse();
                         self.refused(&incoming.name, incoming.from, reason, fault.because());
+                    } else {
+                        incoming.fail(fault);
                     }
                     self.command(Command::Abort { tag, reason })
                 }

@@ -208,7 +208,7 @@ where
         let source = Arc::new(open(path)?);
         let hash = self.hash(path, &source)?;
         let attempt = self.attempt(path.display().to_string(), false);
-        let patience = Instant::now() + self.options.config.request_timeout;
+        let patience = Instant::now() + self.options.config.call_timeout;
         loop {
             let name = source.name().to_owned();
             let content = Content::file(Arc::clone(&source), hash);
@@ -230,7 +230,7 @@ where
             several => (format!("{} items", several.len()), PathBuf::new()),
         };
         let attempt = self.attempt(called, true);
-        let patience = Instant::now() + self.options.config.request_timeout;
+        let patience = Instant::now() + self.options.config.call_timeout;
         let mut told = false;
         loop {
             let scan = ScanOptions {
@@ -300,7 +300,8 @@ where
     }
 
     /// Whether another attempt may fare better: too many sessions at the receiver, or the number of another, pass by
-    /// themselves; and what cannot be encrypted may go in the clear, if the user allows it.
+    /// themselves, and so does what a killed sender of the same files has left, once its receiver gives it up; and what
+    /// cannot be encrypted may go in the clear, if the user allows it.
     fn may_pass(&self, failure: Failure, until: Instant) -> bool {
         let plain = self.encrypt && self.options.encrypt == Encryption::AllowPlain;
         match failure {
@@ -444,6 +445,12 @@ where
                             Ok(Ok(self.sent(name, path, &content, snapshot, met)))
                         }
                         (Err(_), Some(fault)) => Err(fault),
+                        // A daemon that took it and was then never heard had to give its place to somebody else.
+                        (Err(Failure::Silent), None)
+                            if self.options.via == Via::Push && snapshot.rtt.is_none() =>
+                        {
+                            Ok(Err(Failure::Refused(Reason::BUSY)))
+                        }
                         (Err(failure), None) => Ok(Err(failure)),
                     };
                 }

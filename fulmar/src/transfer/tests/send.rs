@@ -214,7 +214,7 @@ fn a_busy_receiver_is_asked_again() {
     // Not for ever.
     let handle = taker(|_| Some(Reason::BUSY), Arc::default());
     let mut options = single();
-    options.config.request_timeout = Duration::from_millis(1);
+    options.config.call_timeout = Duration::from_millis(1);
     let error = send_through(&handle, &paths, &options, |_| ()).unwrap_err();
     assert_eq!(error.exit_code(), 6);
 }
