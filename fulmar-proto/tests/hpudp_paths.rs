@@ -1,6 +1,6 @@
 //! One session over several paths: different delays, losses, one that is dead or dies, rebinding ports, and peers that
 //! know nothing of it.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod common;
 
@@ -372,7 +372,7 @@ fn any_mixture_of_paths_carries_the_file() {
                     (rng.next_u64() % 20) as f64 / 100.0,
                 );
                 link.reorder = 0.0;
-                if rng.next_u64() % 3 == 0 {
+                if rng.next_u64().is_multiple_of(3) {
                     link.loss = Loss::None;
                 }
                 (link.clone(), link)
