@@ -98,7 +98,7 @@ where
 {
     let mut socket = Sockets::new(first, more);
     let poller = Arc::new(Poller::new()?);
-    socket.watch(&poller)?;
+    socket.watch(Arc::clone(&poller))?;
     let shared = Arc::new(Shared {
         poller,
         asleep: AtomicBool::new(false),

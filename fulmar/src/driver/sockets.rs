@@ -5,6 +5,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use fulmar_proto::Transmit;
 use polling::Poller;
@@ -18,7 +19,7 @@ pub(super) struct Sockets {
     first: Socket,
     more: Vec<Socket>,
     /// Who is read first next time, so that a busy one does not starve the others.
-    turn: usize,
+    turn: AtomicUsize,
 }
 
 impl Sockets {
@@ -26,7 +27,7 @@ impl Sockets {
         Self {
             first,
             more,
-            turn: 0,
+            turn: AtomicUsize::new(0),
         }
     }
 
@@ -70,15 +71,15 @@ impl Sockets {
     }
 
     /// Fills `inbox` from the first socket that has anything; 0 when none has.
-    pub(super) fn recv(&mut self, inbox: &mut Inbox, counters: &Counters) -> io::Result<usize> {
-        let count = 1 + self.more.len();
-        for step in 0..count {
-            let at = (self.turn + step) % count;
-            let Some(socket) = self.get(at) else { continue };
+    pub(super) fn recv(&self, inbox: &mut Inbox, counters: &Counters) -> io::Result<usize> {
+        let all = self.all().enumerate();
+        let first = self.turn.load(Relaxed) % (1 + self.more.len());
+        let (sooner, later) = (all.clone().skip(first), all.take(first));
+        for (at, socket) in sooner.chain(later) {
             let filled = socket.recv(inbox, counters)?;
             if filled > 0 {
                 inbox.socket = at as u8;
-                self.turn = at + 1;
+                self.turn.store(at + 1, Relaxed);
                 return Ok(filled);
             }
         }
@@ -86,10 +87,10 @@ impl Sockets {
     }
 
     /// Registers all with `poller` for readability.
-    pub(super) fn watch(&mut self, poller: &Arc<Poller>) -> io::Result<()> {
-        self.first.watch(Arc::clone(poller))?;
+    pub(super) fn watch(&mut self, poller: Arc<Poller>) -> io::Result<()> {
         let mut more = self.more.iter_mut();
-        more.try_for_each(|it| it.watch(Arc::clone(poller)))
+        more.try_for_each(|it| it.watch(Arc::clone(&poller)))?;
+        self.first.watch(poller)
     }
 
     /// Asks to be woken, or no longer, when any is writable.
@@ -97,7 +98,7 @@ impl Sockets {
         self.all().try_for_each(|it| it.watch_writable(on))
     }
 
-    fn all(&self) -> impl Iterator<Item = &Socket> {
+    fn all(&self) -> impl Iterator<Item = &Socket> + Clone {
         std::iter::once(&self.first).chain(&self.more)
     }
 
