@@ -1,6 +1,6 @@
 //! The one shape of every protocol: three ways in, three ways out.
 //!
-//! An [`Endpoint`] is all protocol state behind one UDP socket. It is told the time and never asks for it, does no
+//! An [`Endpoint`] is all protocol state behind one UDP socket, or behind several that lead to the same peers. It is told the time and never asks for it, does no
 //! I/O and draws no entropy of its own, so the same code runs on sockets and under the simulator. It does *not*
 //! know threads, channels or files: those belong to the driver.
 
@@ -54,6 +54,8 @@ pub trait Endpoint {
 pub struct Meta {
     /// The peer's address.
     pub from: SocketAddr,
+    /// Which of this side's sockets it came to: 0, unless there are several.
+    pub socket: u8,
     /// The local address it was sent to, when the kernel tells.
     pub to_ip: Option<IpAddr>,
     /// The congestion mark it carried, if any.
@@ -65,6 +67,8 @@ pub struct Meta {
 pub struct Transmit {
     /// The peer's address.
     pub to: SocketAddr,
+    /// Which of this side's sockets to send from: 0, unless there are several.
+    pub socket: u8,
     /// The local address to send from, when it matters.
     pub from_ip: Option<IpAddr>,
     /// The congestion mark to carry.

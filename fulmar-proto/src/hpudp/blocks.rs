@@ -10,41 +10,9 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::config::{ACCEPT_AHEAD, BLOCK};
+use super::pool::Pool;
 use crate::engine::RangeSet;
 use crate::fec::{BlockDecoder, Inserted, Scheme, Scratch};
-
-/// Buffers and a budget shared by all receiving sessions of an endpoint.
-#[derive(Debug)]
-pub(super) struct Pool {
-    spare: Vec<Vec<u8>>,
-    open_bytes: usize,
-    limit: usize,
-}
-
-impl Pool {
-    pub(super) fn new(limit: usize) -> Self {
-        Self {
-            spare: Vec::new(),
-            open_bytes: 0,
-            limit,
-        }
-    }
-
-    /// Takes a buffer back. Keeps a few; a burst's worth is not kept for ever.
-    pub(super) fn recycle(&mut self, buffer: Vec<u8>) {
-        if buffer.capacity() > 0 && self.spare.len() < SPARE {
-            self.spare.push(buffer);
-        }
-    }
-
-    fn take(&mut self) -> Vec<u8> {
-        self.spare.pop().unwrap_or_default()
-    }
-
-    fn over(&self) -> bool {
-        self.open_bytes > self.limit
-    }
-}
 
 /// A run of file bytes on its way up.
 #[derive(Debug, PartialEq, Eq)]
@@ -429,7 +397,7 @@ impl Blocks {
         if matches!(self.slots[at], Slot::Untouched) {
             let k = k(self.total, block) as u16;
             let decoder = BlockDecoder::new(Scheme::Rs8 { k }, self.chunk, pool.take());
-            pool.open_bytes += usize::from(k) * self.chunk;
+            pool.hold(usize::from(k) * self.chunk);
             // An untouched block that closed was counted as lost whole; do not count it twice.
             let counted = self.slots.len() > at + 2;
             self.slots[at] = Slot::Open(Box::new(Open {
@@ -490,7 +458,7 @@ impl Blocks {
             };
             let offset = block * BLOCK * self.chunk as u64;
             let mut bytes = open.decoder.into_buffer();
-            pool.open_bytes -= bytes.len();
+            pool.let_go(bytes.len());
             let left = usize::try_from(self.size - offset).unwrap_or(usize::MAX);
             bytes.truncate(left);
             out.push(Run { offset, bytes });
@@ -599,9 +567,6 @@ pub(super) fn k(total: u64, block: u64) -> u64 {
 
 fn release(decoder: BlockDecoder, pool: &mut Pool) {
     let buffer = decoder.into_buffer();
-    pool.open_bytes -= buffer.len();
+    pool.let_go(buffer.len());
     pool.recycle(buffer);
 }
-
-/// Buffers kept for the next blocks: about 4 MiB.
-const SPARE: usize = 32;

@@ -13,6 +13,8 @@ use crate::engine::Bitrate;
 pub const DATAGRAM_MAX: usize = 1400;
 /// Bytes of the fixed header (2.1).
 pub const HEADER: usize = 32;
+/// Where in every packet the session's number stands, 32 bits, big-endian (2.1).
+pub const SESSION_AT: u32 = 1;
 /// Bytes of an AES-GCM tag.
 pub const TAG: usize = 16;
 /// File bytes in a full chunk of a plain session (2.2).
@@ -114,6 +116,10 @@ pub struct Config {
     pub require_encryption: bool,
     /// The static key this side proves to hold when it answers a request (18.7); none when it has no identity.
     pub host_key: Option<Arc<Secret>>,
+    /// Sockets this side speaks through, 1 to 16: [`Meta::socket`](crate::Meta::socket) and
+    /// [`Transmit::socket`](crate::Transmit::socket) number them. With more than one, encrypted sessions that this
+    /// side begins use them all if the peer can (18.9).
+    pub sockets: u8,
     /// The port a PUSH_ACCEPT names: that of the endpoint's own socket (4.5.4). With 0 the
     /// client stays with the port it asked at.
     pub port: u16,
@@ -157,6 +163,7 @@ impl Default for Config {
             socket_datagrams: 0,
             require_encryption: false,
             host_key: None,
+            sockets: 1,
             port: 0,
             call_timeout: Duration::from_secs(15),
         }

@@ -165,6 +165,12 @@ pub(super) struct Feedback {
     data_before: u64,
     dispersed: bool,
     room: Option<u32>,
+    /// Sent and received since the counts were last compared, path by path: where there are several, what the slower
+    /// ones still have on the way is not lost.
+    by_path: Option<(f64, f64)>,
+    /// The most that a heartbeat said had come, and whether the last one said less.
+    newest: u64,
+    stale: bool,
 }
 
 impl Feedback {
@@ -249,6 +255,9 @@ impl Feedback {
             .as_ref()
             .and_then(|extension| extension.feedback);
         self.room = counts.map(|counts| counts.room);
+        let received = counts.map_or(0, |counts| counts.received);
+        self.stale = received < self.newest;
+        self.newest = self.newest.max(received);
         let (stamp, held) = match counts {
             Some(counts) => (
                 counts.highest,
@@ -271,6 +280,17 @@ impl Feedback {
         Some(sample)
     }
 
+    /// Adds what the heartbeat just taken tells of single paths.
+    pub(super) fn count(&mut self, sent: f64, came: f64) {
+        let (sent_before, came_before) = self.by_path.unwrap_or_default();
+        self.by_path = Some((sent_before + sent, came_before + came));
+    }
+
+    /// Whether the heartbeat just taken is older than one that came before it.
+    pub(super) fn is_stale(&self) -> bool {
+        self.stale
+    }
+
     /// Packets sent and received since last asked. `delivery` is the reported rate as far as it is believed,
     /// `wire_share` wire bytes per file byte.
     pub(super) fn take_delta(&mut self, beat: &Heartbeat, delivery: f64, wire_share: f64) -> Delta {
@@ -288,10 +308,14 @@ impl Feedback {
                     self.open = Delta::default();
                     return Delta::default();
                 };
-                let open = std::mem::take(&mut self.open);
+                let mut open = std::mem::take(&mut self.open);
                 self.exact = true;
+                let mut came = counts.received.saturating_sub(received) as f64;
+                if let Some((sent, by_path)) = self.by_path.take() {
+                    (open.sent, came) = (sent, by_path);
+                }
                 // More than was sent cannot have come; duplicates on the path look like that.
-                let came = (counts.received.saturating_sub(received) as f64).min(open.sent * 2.0);
+                let came = came.min(open.sent * 2.0);
                 self.note_loss(1.0 - came / open.sent, open.sent);
                 let received_over = Duration::from_nanos(counts.at.saturating_sub(at));
                 Delta {

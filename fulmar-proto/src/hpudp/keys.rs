@@ -127,15 +127,17 @@ impl Control {
     /// Whether the peer made this datagram, whose end is the signature. One that comes a second time says nothing new:
     /// an echo counts once, and what ends a session ends it once.
     pub(super) fn check(&self, datagram: &[u8]) -> bool {
-        let Some((body, tag)) = datagram.split_last_chunk::<16>() else {
-            return false;
-        };
-        let Some((_, count)) = body.split_last_chunk::<8>() else {
-            return false;
-        };
+        self.count(datagram).is_some()
+    }
+
+    /// The number the peer gave this datagram, if the peer made it.
+    pub(super) fn count(&self, datagram: &[u8]) -> Option<u64> {
+        let (body, tag) = datagram.split_last_chunk::<16>()?;
+        let (_, count) = body.split_last_chunk::<8>()?;
         let count = u64::from_be_bytes(*count);
         let mut tag = *tag;
-        self.opener.open(counted(count), body, &mut tag).is_some()
+        self.opener.open(counted(count), body, &mut tag)?;
+        Some(count)
     }
 }
 

@@ -9,7 +9,7 @@
 //!   │  ├ rate/        how fast                         │ heartbeat: delivered, loss, missing
 //!   │  └ parity.rs    how much parity                  │
 //!   ▼                                                  ▼
-//!  endpoint.rs ── sessions by (peer, SessionID) ── packet.rs ── bytes
+//!  endpoint.rs ── sessions by (peer, SessionID) ── packet/ ── bytes
 //! ```
 //!
 //! Clause numbers are those of `specs/hp-udp.md`. This module does *not* touch files or sockets, and it does *not*
@@ -22,6 +22,8 @@ mod feedback;
 mod keys;
 mod packet;
 mod parity;
+mod paths;
+mod pool;
 mod pull;
 mod ranges;
 mod rate;
@@ -35,7 +37,7 @@ use std::time::Duration;
 
 pub use config::{
     ACCEPT_AHEAD, BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, Control, DATAGRAM_MAX, FILE_MAX,
-    HEADER, Layout, NACKS, NAME_MAX, Parity, TAG, WINDOW, WINDOW_BLOCKS,
+    HEADER, Layout, NACKS, NAME_MAX, Parity, SESSION_AT, TAG, WINDOW, WINDOW_BLOCKS,
 };
 
 pub use endpoint::Endpoint;
@@ -253,6 +255,8 @@ pub enum Event {
         /// The static key the peer proves to hold: what it sends is checked under it, and what it gets only its
         /// holder can read.
         identity: Option<[u8; 32]>,
+        /// Whether it may use several paths (18.9).
+        paths: bool,
     },
     /// Daemon: a peer asks for a file. Answer with [`Command::Serve`] or [`Command::Abort`].
     Asked {
@@ -318,6 +322,8 @@ pub enum Event {
         bundle: bool,
         /// The static key the sender proves to hold.
         identity: Option<[u8; 32]>,
+        /// Whether it may use several paths (18.9).
+        paths: bool,
     },
     /// Receiver: bytes of the file, each byte exactly once, in no particular order. Answer with
     /// [`Command::Stored`]. Sent only after [`Command::Accept`].

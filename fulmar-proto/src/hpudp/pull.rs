@@ -42,7 +42,7 @@ impl Pull {
             key: wish.encrypt.then(|| secret.public()),
             name: wish.name.clone().into_bytes(),
             extension: config.extensions.then(|| Extension {
-                features: feature::ALL,
+                features: feature::asking(config.sockets),
                 socket_datagrams: config.socket_datagrams,
                 bundle: wish.bundle,
                 ..Extension::default()

@@ -5,7 +5,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::blocks::{Pool, Run};
+use super::blocks::Run;
+use super::pool::Pool;
 use super::{Config, Event, Reason};
 use crate::engine::{CounterKind, Counters, Figure, TimerKind};
 

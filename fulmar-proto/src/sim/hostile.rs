@@ -151,6 +151,7 @@ impl Play {
     fn hear(&mut self, to: usize, from: SocketAddr, bytes: &mut [u8]) {
         let meta = Meta {
             from,
+            socket: 0,
             to_ip: None,
             ecn: None,
         };

@@ -17,7 +17,7 @@ use super::air::Air;
 use super::link::{Fate, Link, LinkConfig};
 use super::rng::Rng;
 use super::trace::Trace;
-use crate::engine::{Ecn, Endpoint, Meta};
+use crate::engine::{Ecn, Endpoint, Meta, Transmit};
 
 /// Names a node of one [`Net`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +35,8 @@ pub struct Net<E: Endpoint> {
     nodes: Vec<Node<E>>,
     links: Vec<Link>,
     routes: BTreeMap<(NodeId, NodeId), LinkId>,
+    /// The links of nodes' further sockets: from where to where, and which socket at either end.
+    ways: BTreeMap<(NodeId, NodeId, u8), LinkId>,
     /// Who is behind an address: nodes' own, and those a NAT gave them.
     places: BTreeMap<SocketAddr, Place>,
     /// The address a NAT gave a node after that many rebindings of that link.
@@ -55,6 +57,7 @@ impl<E: Endpoint> Net<E> {
             nodes: Vec::new(),
             links: Vec::new(),
             routes: BTreeMap::new(),
+            ways: BTreeMap::new(),
             places: BTreeMap::new(),
             mapped: BTreeMap::new(),
             air: Air::new(),
@@ -72,6 +75,7 @@ impl<E: Endpoint> Net<E> {
         let id = NodeId(self.nodes.len());
         let place = Place {
             node: id,
+            socket: 0,
             via: None,
             rebindings: 0,
         };
@@ -81,6 +85,7 @@ impl<E: Endpoint> Net<E> {
         let lag = Duration::ZERO;
         self.nodes.push(Node {
             addr,
+            sockets: Vec::new(),
             endpoint,
             events: Vec::new(),
             wake,
@@ -89,6 +94,35 @@ impl<E: Endpoint> Net<E> {
             rounds: (self.now, 0),
         });
         id
+    }
+
+    /// Gives a node one more socket, at an address of its own; the first one after that of the node is 1. What is sent
+    /// from it to `peer`, or from there to it, goes over links of its own, which no NAT rebinds.
+    ///
+    /// # Panics
+    /// When the address is taken.
+    pub fn add_socket(
+        &mut self,
+        id: NodeId,
+        addr: SocketAddr,
+        peer: NodeId,
+        (up, down): (LinkConfig, LinkConfig),
+    ) -> (LinkId, LinkId) {
+        let sockets = &mut self.nodes[id.0].sockets;
+        sockets.push(addr);
+        let socket = u8::try_from(sockets.len()).expect("no test has that many sockets");
+        let place = Place {
+            node: id,
+            socket,
+            via: None,
+            rebindings: 0,
+        };
+        let taken = self.places.insert(addr, place);
+        assert!(taken.is_none(), "two nodes at {addr}");
+        let (up, down) = (self.add_link(up), self.add_link(down));
+        self.ways.insert((id, peer, socket), up);
+        self.ways.insert((peer, id, socket), down);
+        (up, down)
     }
 
     /// Adds a link whose life begins now. It carries nothing until a route uses it.
@@ -272,6 +306,7 @@ impl<E: Endpoint> Net<E> {
             let node = &mut self.nodes[to.0];
             let meta = Meta {
                 from,
+                socket: sent_to.map_or(0, |place| place.socket),
                 to_ip: Some(node.addr.ip()),
                 ecn,
             };
@@ -320,7 +355,7 @@ impl<E: Endpoint> Net<E> {
             );
             let segment = transmit.segment.unwrap_or(buf.len());
             if buf.is_empty() {
-                self.send(id, transmit.to, transmit.ecn, &[]);
+                self.send(id, &transmit, &[]);
                 continue;
             }
             assert!(
@@ -333,7 +368,7 @@ impl<E: Endpoint> Net<E> {
                 "a Transmit of more than {SEGMENTS} segments"
             );
             for payload in buf.chunks(segment) {
-                self.send(id, transmit.to, transmit.ecn, payload);
+                self.send(id, &transmit, payload);
             }
         }
         self.buf = buf;
@@ -344,23 +379,31 @@ impl<E: Endpoint> Net<E> {
         node.reschedule(now);
     }
 
-    fn send(&mut self, from: NodeId, to: SocketAddr, ecn: Option<Ecn>, payload: &[u8]) {
+    fn send(&mut self, from: NodeId, transmit: &Transmit, payload: &[u8]) {
+        let &Transmit {
+            to, socket, ecn, ..
+        } = transmit;
         self.trace.mix(self.elapsed().as_nanos() as u64);
         self.trace
             .mix(from.0 as u64 + (u64::from(to.port()) << 32) + (ecn_code(ecn) << 48));
         self.trace.mix_bytes(payload);
         let place = self.places.get(&to).copied();
         let route = place.and_then(|place| {
-            self.routes
-                .get(&(from, place.node))
-                .map(|&link| (place, link))
+            let link = match socket.max(place.socket) {
+                0 => self.routes.get(&(from, place.node)),
+                socket => self.ways.get(&(from, place.node, socket)),
+            };
+            link.map(|&link| (place, link))
         });
         let Some((place, link)) = route else {
             self.unroutable += 1;
             self.trace.mix(UNROUTABLE);
             return;
         };
-        let seen = self.source(from, link);
+        let seen = match socket.checked_sub(1) {
+            Some(at) => self.nodes[from.0].sockets[usize::from(at)],
+            None => self.source(from, link),
+        };
         let deliveries = self.links[link.0].offer(self.now, payload);
         self.trace.mix(
             place.node.0 as u64
@@ -405,6 +448,7 @@ impl<E: Endpoint> Net<E> {
             addr,
             Place {
                 node,
+                socket: 0,
                 via: Some(link),
                 rebindings,
             },
@@ -416,6 +460,8 @@ impl<E: Endpoint> Net<E> {
 
 struct Node<E: Endpoint> {
     addr: SocketAddr,
+    /// Those of its further sockets.
+    sockets: Vec<SocketAddr>,
     endpoint: E,
     events: Vec<E::Event>,
     /// When it is to be serviced next, lag included.
@@ -452,6 +498,7 @@ impl<E: Endpoint> Node<E> {
 #[derive(Clone, Copy)]
 struct Place {
     node: NodeId,
+    socket: u8,
     via: Option<LinkId>,
     rebindings: usize,
 }

@@ -111,6 +111,7 @@ impl Duo {
     pub(crate) fn inject(&mut self, to: usize, from: SocketAddr, bytes: &[u8]) {
         let meta = Meta {
             from,
+            socket: 0,
             to_ip: None,
             ecn: None,
         };

@@ -47,6 +47,8 @@ pub(crate) struct Apps {
     /// The hash that came with the file is another one.
     misled: bool,
     pub(crate) connected: Option<(bool, bool)>,
+    /// Whether the sender may use several paths.
+    pub(crate) paths: Option<bool>,
     pub(crate) sent: Option<Result<(), Failure>>,
     pub(crate) received: Option<Result<(), Failure>>,
     pub(crate) sent_at: Option<Instant>,
@@ -76,8 +78,12 @@ impl Apps {
             Event::Connected {
                 encrypted,
                 extended,
+                paths,
                 ..
-            } => self.connected = Some((encrypted, extended)),
+            } => {
+                self.connected = Some((encrypted, extended));
+                self.paths = Some(paths);
+            }
             Event::Progress { snapshot, .. } => self.sender = snapshot,
             Event::Finished {
                 snapshot, result, ..
@@ -262,6 +268,7 @@ impl Pair {
             claims: BTreeMap::new(),
             misled: false,
             connected: None,
+            paths: None,
             sent: None,
             received: None,
             sent_at: None,

@@ -41,6 +41,7 @@ impl Server {
         self.ledger.entry(from).or_default().0 += bytes.len();
         let meta = Meta {
             from,
+            socket: 0,
             to_ip: None,
             ecn: None,
         };

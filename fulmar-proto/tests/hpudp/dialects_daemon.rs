@@ -154,6 +154,7 @@ fn a_daemon_may_take_the_data_at_another_port() {
 fn hear(client: &mut Endpoint, now: Instant, from: std::net::SocketAddr, bytes: &[u8]) {
     let meta = Meta {
         from,
+        socket: 0,
         to_ip: None,
         ecn: None,
     };

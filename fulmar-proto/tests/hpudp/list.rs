@@ -59,6 +59,7 @@ fn a_list_is_asked_for_three_times() {
             let answer = packet(0x0e, id, at, 4, 0, 0, b"x\t1\n");
             let meta = |from| Meta {
                 from,
+                socket: 0,
                 to_ip: None,
                 ecn: None,
             };

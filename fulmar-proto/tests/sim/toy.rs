@@ -153,6 +153,7 @@ impl Endpoint for Toy {
             buf.extend_from_slice(&batch.payload);
             let len = batch.payload.len();
             return Some(Transmit {
+                socket: 0,
                 to: batch.to,
                 from_ip: None,
                 ecn: batch.ecn,
@@ -168,6 +169,7 @@ impl Endpoint for Toy {
         stream.next += stream.every;
         buf.resize(stream.size, stream.left as u8);
         Some(Transmit {
+            socket: 0,
             to: stream.to,
             from_ip: None,
             ecn: None,

@@ -6,7 +6,7 @@ use clap::Args;
 use fulmar::transfer::{self, GetOptions};
 
 use super::fault::Fault;
-use super::pace::Mark;
+use super::pace::{Mark, Width};
 use super::peer::Peer;
 use super::{Talk, stop_on_signals};
 use crate::ui::{Narrator, Role};
@@ -25,6 +25,8 @@ pub(super) struct Options {
     into: Option<PathBuf>,
     #[command(flatten)]
     peer: Peer,
+    #[command(flatten)]
+    width: Width,
     #[command(flatten)]
     mark: Mark,
     #[command(flatten)]
@@ -55,13 +57,14 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
     let voice = options.talk.voice();
     let told = |fault: Fault| fault.told(voice);
     let mut meeting = options.peer.meet(&options.host, voice).map_err(told)?;
-    let get = GetOptions {
+    let mut get = GetOptions {
         encrypt: options.peer.encryption(),
         trust: meeting.trust,
         dscp: options.mark.dscp(),
         stop: stop_on_signals()?,
         ..GetOptions::new(meeting.address)
     };
+    get.config.sockets = options.width.sockets();
     let (names, place) = options.names_and_place();
     let mut narrator = Narrator::new(voice, Role::Client);
     let tally = transfer::get(&names, &place, &get, |update| {

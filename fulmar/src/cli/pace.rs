@@ -42,6 +42,14 @@ pub(super) struct Bounds {
     mark: Mark,
 }
 
+/// Through how many sockets.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct Width {
+    /// Speak through so many sockets, 1 to 16: for networks that treat each flow by itself, such as links in a bundle
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    parallel: u8,
+}
+
 /// How datagrams are marked.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(super) struct Mark {
@@ -149,6 +157,13 @@ impl Bounds {
             }
         }
         Ok(())
+    }
+}
+
+impl Width {
+    /// So many sockets.
+    pub(super) fn sockets(self) -> u8 {
+        self.parallel
     }
 }
 

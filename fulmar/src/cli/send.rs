@@ -9,7 +9,7 @@ use fulmar::transfer::{self, SendOptions};
 use fulmar_proto::hpudp::Via;
 
 use super::fault::Fault;
-use super::pace::{Bounds, Pace};
+use super::pace::{Bounds, Pace, Width};
 use super::peer::Peer;
 use super::{PORT, Talk, stop_on_signals};
 use crate::ui::{Narrator, Role};
@@ -28,6 +28,8 @@ pub(super) struct Options {
     pace: Pace,
     #[command(flatten)]
     bounds: Bounds,
+    #[command(flatten)]
+    width: Width,
     #[command(flatten)]
     talk: Talk,
 }
@@ -63,7 +65,8 @@ pub(super) fn put(options: &Options) -> Result<(), Fault> {
 fn transmit(options: &Options, via: Via) -> Result<(), Fault> {
     let voice = options.talk.voice();
     let (files, host) = options.files_and_host()?;
-    let config = options.pace.config(&options.bounds)?;
+    let mut config = options.pace.config(&options.bounds)?;
+    config.sockets = options.width.sockets();
     let told = |fault: Fault| fault.told(voice);
     let mut meeting = options.peer.meet(host, voice).map_err(told)?;
     let send = SendOptions {

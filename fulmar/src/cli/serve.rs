@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use clap::Args;
@@ -39,6 +40,10 @@ pub(super) struct Options {
     /// 08:00-18:00=20M,18:00-23:00=50M,*=off
     #[arg(long, value_name = "LIMIT", default_value = "off")]
     bwlimit: Schedule,
+    /// Use so many threads, each with a socket at the address, 1 to 64 [default: half of the processors, at most 4; 1 with
+    /// --bwlimit, which one thread keeps]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    threads: Option<u16>,
     /// How long transfers may go on after SIGTERM
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
     drain: Duration,
@@ -53,6 +58,23 @@ pub(super) struct Options {
     talk: Talk,
 }
 
+impl Options {
+    fn threads(&self) -> Result<u16, Fault> {
+        let limited = self.bwlimit != Schedule::default();
+        match self.threads {
+            Some(2..) if limited => Err(Fault::usage(
+                "--bwlimit is kept by one thread; leave --threads out, or leave --bwlimit out",
+            )),
+            Some(threads) => Ok(threads),
+            None if limited => Ok(1),
+            None => {
+                let processors = thread::available_parallelism().map_or(1, usize::from);
+                Ok((processors / 2).clamp(1, THREADS) as u16)
+            }
+        }
+    }
+}
+
 /// Runs `fulmar serve`.
 pub(super) fn run(options: &Options) -> Result<(), Fault> {
     let voice = options.talk.voice();
@@ -64,6 +86,7 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
         cache: Cache::of_user(),
         dscp: options.mark.dscp(),
         bwlimit: options.bwlimit.clone(),
+        threads: options.threads()?,
         drain: options.drain,
         ..ServeOptions::default()
     };
@@ -112,3 +135,6 @@ fn on_offer((files, folders): (usize, usize), options: &Options) -> String {
     };
     format!("{files} files and {folders} folders can be fetched{later}")
 }
+
+/// Threads of a daemon on a machine with many processors, unless it is told.
+const THREADS: usize = 4;

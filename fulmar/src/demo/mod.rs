@@ -161,6 +161,7 @@ pub fn run(options: &Options, mut observer: impl FnMut(&Update)) -> Result<Outco
                         | Update::Hashing { .. }
                         | Update::LeftOut { .. }
                         | Update::SingleFiles { .. }
+                        | Update::OneSocket { .. }
                         | Update::Resumed { .. }
                         | Update::Connected { .. }
                         | Update::Unencrypted { .. }
@@ -211,6 +212,7 @@ pub fn run(options: &Options, mut observer: impl FnMut(&Update)) -> Result<Outco
                 | Update::Hashing { .. }
                 | Update::LeftOut { .. }
                 | Update::SingleFiles { .. }
+                | Update::OneSocket { .. }
                 | Update::Resumed { .. }
                 | Update::Connected { .. }
                 | Update::Unencrypted { .. }

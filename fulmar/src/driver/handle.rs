@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flume::{Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError};
 use fulmar_proto::Endpoint;
@@ -46,7 +46,8 @@ pub struct Events<V> {
 /// Looks at a driver without commanding it; clones serve other threads, and may outlive it.
 #[derive(Clone, Debug)]
 pub struct Watcher {
-    shared: Arc<Shared>,
+    /// Of one driver, or of several that are one to whoever looks.
+    shared: Vec<Arc<Shared>>,
 }
 
 /// The driver has ended: it was closed, its thread panicked, or its socket died.
@@ -124,7 +125,7 @@ impl<E: Endpoint> Handle<E> {
     /// For those who only look.
     pub fn watcher(&self) -> Watcher {
         Watcher {
-            shared: Arc::clone(&self.shared),
+            shared: vec![Arc::clone(&self.shared)],
         }
     }
 
@@ -149,22 +150,49 @@ impl<E: Endpoint> Handle<E> {
 }
 
 impl Watcher {
+    /// Looks at another driver too, as if it were the same.
+    #[must_use]
+    pub fn beside(mut self, other: Self) -> Self {
+        self.shared.extend(other.shared);
+        self
+    }
+
     /// What the driver counted so far.
     pub fn stats(&self) -> Stats {
-        self.shared.counters.snapshot()
+        let each = self.shared.iter().map(|it| it.counters.snapshot());
+        each.reduce(Stats::plus).unwrap_or_default()
     }
 
     /// What the endpoint counted so far. The driver's thread answers between two turns; where it does not within
     /// `patience`, or has ended, its last answer stands.
     pub fn figures(&self, patience: Duration) -> Vec<Figure> {
-        let report = &self.shared.report;
+        let end = Instant::now() + patience;
+        let left = || end.saturating_duration_since(Instant::now());
+        let mut each = self.shared.iter().map(|it| it.figures(left()));
+        let mut sum = each.next().unwrap_or_default();
+        for figures in each {
+            for figure in figures {
+                let alike = |it: &&mut Figure| it.name == figure.name && it.label == figure.label;
+                match sum.iter_mut().find(alike) {
+                    Some(it) => it.value += figure.value,
+                    None => sum.push(figure),
+                }
+            }
+        }
+        sum
+    }
+}
+
+impl Shared {
+    fn figures(&self, patience: Duration) -> Vec<Figure> {
+        let report = &self.report;
         let answers = report
             .answers
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let before = answers.count;
         report.wanted.store(true, SeqCst);
-        self.shared.wake();
+        self.wake();
         let (answers, _) = report
             .answered
             .wait_timeout_while(answers, patience, |answers| {

@@ -87,6 +87,7 @@ fn blast(socket: &mut Socket, to: SocketAddr, segments: usize, duration: Duratio
     let bytes = vec![0xa5; segments * DATAGRAM];
     let transmit = Transmit {
         to,
+        socket: 0,
         from_ip: None,
         ecn: None,
         len: bytes.len(),

@@ -1,4 +1,4 @@
-//! One plain thread per socket, one loop for every protocol.
+//! One plain thread per endpoint and its socket, or sockets, one loop for every protocol.
 //!
 //! ```text
 //! loop {  commands ─► handle_command          socket.recv (GRO) ─► handle_datagram
@@ -15,6 +15,7 @@
 mod handle;
 mod limit;
 mod socket;
+mod sockets;
 mod stats;
 
 use std::io;
@@ -36,6 +37,7 @@ pub use stats::Stats;
 
 use handle::{Report, Shared, roomy};
 use socket::{Flow, Inbox, SEND_MAX};
+use sockets::Sockets;
 
 /// How a driver is set up.
 #[derive(Clone, Debug)]
@@ -74,10 +76,27 @@ where
 ///
 /// # Errors
 /// If the system has no descriptors or threads left.
-pub fn spawn_with<E>(mut socket: Socket, endpoint: E, options: Options) -> io::Result<Handle<E>>
+pub fn spawn_with<E>(socket: Socket, endpoint: E, options: Options) -> io::Result<Handle<E>>
 where
     E: Endpoint<Command: Send, Event: Send> + Send + 'static,
 {
+    spawn_over(socket, Vec::new(), endpoint, options)
+}
+
+/// Runs `endpoint` on several sockets in one thread: `first` is number 0 of [`Transmit::socket`], those of `more` follow.
+///
+/// # Errors
+/// If the system has no descriptors or threads left.
+pub fn spawn_over<E>(
+    first: Socket,
+    more: Vec<Socket>,
+    endpoint: E,
+    options: Options,
+) -> io::Result<Handle<E>>
+where
+    E: Endpoint<Command: Send, Event: Send> + Send + 'static,
+{
+    let mut socket = Sockets::new(first, more);
     let poller = Arc::new(Poller::new()?);
     socket.watch(Arc::clone(&poller))?;
     let shared = Arc::new(Shared {
@@ -126,7 +145,7 @@ where
 }
 
 struct Driver<E: Endpoint> {
-    socket: Socket,
+    socket: Sockets,
     endpoint: E,
     commands: Receiver<E::Command>,
     events: Sender<E::Event>,
@@ -167,7 +186,9 @@ impl<E: Endpoint> Driver<E> {
                 more |= turn == COMMANDS_A_TURN;
             }
             match self.socket.recv(&mut inbox, &self.shared.counters) {
-                Ok(filled) => more |= filled == inbox.rooms(),
+                Ok(filled) => {
+                    more |= filled == inbox.rooms() || filled > 0 && self.socket.are_several();
+                }
                 Err(error) if self.survives(&error) => {}
                 Err(_) => return self.endpoint,
             }

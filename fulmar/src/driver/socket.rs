@@ -6,12 +6,14 @@
 //!
 //! Sends are ours and not `quinn-udp`'s, which writes the whole byte that DSCP and ECN share, and so no DSCP but zero.
 //!
-//! The only file of the crate with `unsafe`: registering the socket with the poller. It does *not* wait, keep time or
+//! The only file of the crate with `unsafe`: registering the socket with the poller, and the filter that chooses among
+//! sockets that share an address. It does *not* wait, keep time or
 //! know any protocol. On IPv6 sockets a merged batch comes without its ECN mark: `quinn-udp`
 //! 0.6 keeps 96 bytes of control data where four messages need 120.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use fulmar_proto::{Ecn, Meta, Transmit};
@@ -61,6 +63,8 @@ pub(super) enum Flow {
 
 /// Buffers for one batch of received datagrams.
 pub(super) struct Inbox {
+    /// Which of several sockets it was filled from.
+    pub(super) socket: u8,
     bytes: Vec<u8>,
     metas: [RecvMeta; BATCH],
     filled: usize,
@@ -73,11 +77,35 @@ impl Socket {
     /// # Errors
     /// Those of `socket` and `bind`: no such address, no such family, port taken.
     pub fn bind(addr: SocketAddr) -> io::Result<Self> {
+        Self::bind_as(addr, false)
+    }
+
+    /// Binds `count` sockets to one address, where port 0 is any that is free. The kernel gives each datagram to the one
+    /// that the 32-bit number at byte `number_at` of its payload names, modulo `count`: what bears one number comes to
+    /// one socket, wherever it is from.
+    ///
+    /// # Errors
+    /// Those of [`bind`](Self::bind), also when somebody else shares the address; [`Unsupported`](io::ErrorKind::Unsupported)
+    /// if the kernel cannot tell datagrams apart like that.
+    pub fn bind_group(addr: SocketAddr, count: u16, number_at: u32) -> io::Result<Vec<Self>> {
+        if addr.port() != 0 {
+            // Who may share an address may also steal from it: it must be nobody's.
+            drop(Self::bind(addr)?);
+        }
+        let first = Self::bind_as(addr, true)?;
+        steer(&first.io, u32::from(count.max(1)), number_at)?;
+        let at = SocketAddr::new(addr.ip(), first.local.port());
+        let more = (1..count).map(|_| Self::bind_as(at, true));
+        std::iter::once(Ok(first)).chain(more).collect()
+    }
+
+    fn bind_as(addr: SocketAddr, shared: bool) -> io::Result<Self> {
         let io = socket2::Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
         let dual = addr.is_ipv6() && addr.ip().is_unspecified();
         if addr.is_ipv6() {
             io.set_only_v6(!dual)?;
         }
+        io.set_reuse_port(shared)?;
         let granted = grow_buffers(&io)?;
         io.bind(&addr.into())?;
         let state = UdpSocketState::new(UdpSockRef::from(&io))?;
@@ -320,6 +348,7 @@ impl Drop for Socket {
 impl Inbox {
     pub(super) fn new() -> Self {
         Self {
+            socket: 0,
             bytes: vec![0; BATCH * ROOM],
             metas: [RecvMeta::default(); BATCH],
             filled: 0,
@@ -334,6 +363,7 @@ impl Inbox {
     /// Every datagram of the batch, in order of arrival. Empty ones mean nothing in any protocol, and ones from
     /// port 0 cannot be answered; both are passed over.
     pub(super) fn each(&mut self, mut take: impl FnMut(Meta, &mut [u8])) {
+        let socket = self.socket;
         for (room, meta) in self
             .bytes
             .chunks_exact_mut(ROOM)
@@ -350,7 +380,15 @@ impl Inbox {
             });
             let to_ip = meta.dst_ip.map(|ip| ip.to_canonical());
             for datagram in room[..meta.len].chunks_mut(meta.stride.max(1)) {
-                take(Meta { from, to_ip, ecn }, datagram);
+                take(
+                    Meta {
+                        from,
+                        socket,
+                        to_ip,
+                        ecn,
+                    },
+                    datagram,
+                );
             }
         }
     }
@@ -426,6 +464,44 @@ impl From<&io::Error> for Trouble {
     }
 }
 
+/// Has the kernel choose among the sockets of an address by a number in the datagram. One too short to have it comes to
+/// the first.
+#[allow(unsafe_code)]
+fn steer(io: &socket2::Socket, count: u32, number_at: u32) -> io::Result<()> {
+    let step = |code: u32, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    let mut program = [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, number_at),
+        step(libc::BPF_ALU | BPF_MOD | libc::BPF_K, count),
+        step(libc::BPF_RET | BPF_A, 0),
+    ];
+    let program = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the descriptor is open, and the kernel copies the program, which outlives the call, by its length.
+    let refused = unsafe {
+        libc::setsockopt(
+            io.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    match refused {
+        0 => Ok(()),
+        _ => {
+            let error = io::Error::last_os_error();
+            Err(io::Error::new(io::ErrorKind::Unsupported, error))
+        }
+    }
+}
+
 /// Asks past the system's limit first (a privilege), within it second, and reads back what came of it.
 fn grow_buffers(io: &socket2::Socket) -> io::Result<Buffers> {
     if sockopt::set_socket_recv_buffer_size_force(io, BUFFER_WANTED).is_err() {
@@ -469,6 +545,9 @@ const ROOM: usize = 64 << 10;
 /// What Linux books against the receive buffer for one 1400-byte datagram, in bytes.
 const DATAGRAM_COST: usize = 2304;
 const KEY: usize = 0;
+/// Of the kernel's filter language: remainder of a division, and the register that is the answer.
+const BPF_MOD: u32 = 0x90;
+const BPF_A: u32 = 0x10;
 /// The bits of the traffic class that are not DSCP.
 const ECN: u32 = 0b11;
 /// Length, level and kind of a control message.
@@ -524,6 +603,7 @@ mod tests {
                     for (len, segment) in [(10, None), (25, Some(10))] {
                         let transmit = Transmit {
                             to: at,
+                            socket: 0,
                             from_ip: None,
                             ecn,
                             len,
@@ -560,6 +640,7 @@ mod tests {
         let from = IpAddr::from([127, 0, 0, 77]);
         let transmit = Transmit {
             to,
+            socket: 0,
             from_ip: Some(from),
             ecn: Some(Ecn::Ect0),
             len: 5,
@@ -572,6 +653,48 @@ mod tests {
         let mut room = [MaybeUninit::uninit(); 9];
         let (_, came_from) = receiver.recv_from(&mut room).unwrap();
         assert_eq!(came_from.as_socket().unwrap().ip(), from);
+    }
+
+    /// From whichever address: what bears one number comes to one socket, merged or not.
+    #[test]
+    fn a_number_in_the_datagram_chooses_the_socket() {
+        let (v4, v6) = (IpAddr::from([127, 0, 0, 1]), Ipv6Addr::LOCALHOST.into());
+        for (bind, to) in [(v4, v4), (v6, v6), (Ipv6Addr::UNSPECIFIED.into(), v4)] {
+            let group = Socket::bind_group(SocketAddr::new(bind, 0), 3, 1).unwrap();
+            assert_eq!(group.len(), 3);
+            let at = SocketAddr::new(to, group[0].local_addr().port());
+            assert!(group.iter().all(|it| it.local_addr().port() == at.port()));
+            Socket::bind(SocketAddr::new(bind, at.port())).unwrap_err();
+            Socket::bind_group(SocketAddr::new(bind, at.port()), 2, 1).unwrap_err();
+            let counters = Counters::default();
+            for number in [0_u32, 1, 2, 3, 77, u32::MAX] {
+                let mut from = Socket::bind(SocketAddr::new(to, 0)).unwrap();
+                let datagram = [&[7][..], &number.to_be_bytes(), b"rest"].concat();
+                let bytes = datagram.repeat(4);
+                let transmit = Transmit {
+                    to: at,
+                    socket: 0,
+                    from_ip: None,
+                    ecn: None,
+                    len: bytes.len(),
+                    segment: Some(datagram.len()),
+                };
+                let flow = from.send(&transmit, &bytes, &mut 0, &counters);
+                assert_eq!(flow, Flow::Done);
+                let mut inbox = Inbox::new();
+                for (index, socket) in group.iter().enumerate() {
+                    let mut came = 0;
+                    while socket.recv(&mut inbox, &counters).unwrap() > 0 {
+                        inbox.each(|_, payload| {
+                            assert_eq!(payload, datagram);
+                            came += 1;
+                        });
+                    }
+                    let want = if number as usize % 3 == index { 4 } else { 0 };
+                    assert_eq!(came, want, "{number} at {index} of {bind}");
+                }
+            }
+        }
     }
 
     fn listener(ip: IpAddr) -> socket2::Socket {

@@ -39,6 +39,28 @@ pub struct Stats {
     pub stalls: u64,
 }
 
+impl Stats {
+    /// Of this and another driver.
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            datagrams_in: self.datagrams_in + other.datagrams_in,
+            bytes_in: self.bytes_in + other.bytes_in,
+            batches_in: self.batches_in + other.batches_in,
+            datagrams_out: self.datagrams_out + other.datagrams_out,
+            bytes_out: self.bytes_out + other.bytes_out,
+            batches_out: self.batches_out + other.batches_out,
+            blocked: self.blocked + other.blocked,
+            too_big: self.too_big + other.too_big,
+            unreachable: self.unreachable + other.unreachable,
+            send_errors: self.send_errors + other.send_errors,
+            recv_errors: self.recv_errors + other.recv_errors,
+            turns: self.turns + other.turns,
+            sleeps: self.sleeps + other.sleeps,
+            stalls: self.stalls + other.stalls,
+        }
+    }
+}
+
 /// One counter, written by one thread.
 #[derive(Debug, Default)]
 pub(super) struct Counter(AtomicU64);

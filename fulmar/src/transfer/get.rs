@@ -17,8 +17,8 @@ use super::error::{Attempt, Side};
 use super::receiving::{Accepts, Receiving};
 use super::recv::{Tally, next_event};
 use super::{
-    Encryption, FAREWELL, TICK, TransferError, Update, any_port, bind, open_directory, patience,
-    spawn_bulk,
+    Encryption, FAREWELL, TICK, TransferError, Update, any_port, bind, further, open_directory,
+    patience, spawn_bulk,
 };
 use crate::config::Dscp;
 use crate::driver::{BUFFER_WANTED, Handle};
@@ -71,9 +71,11 @@ pub fn get(
         granted: socket.buffers(),
         wanted: BUFFER_WANTED,
     });
-    let handle = spawn_bulk(socket, here, options.config.clone())?;
+    let more = further(here, options.config.sockets, options.dscp)?;
+    let handle = spawn_bulk(socket, more, here, options.config.clone())?;
     let mut receiving = Receiving::new(&handle, &directory, Accepts::default(), observer);
     let mut outcome = Ok(());
+    let mut told = false;
     let mut next = 0;
     for name in names {
         let mut encrypt = options.encrypt != Encryption::Off;
@@ -97,7 +99,7 @@ pub fn get(
             };
             let command = Command::Pull { tag, wish };
             handle.command(command).map_err(TransferError::driver)?;
-            let ended = wait(&handle, &mut receiving, tag, &attempt, options)?;
+            let ended = wait(&handle, &mut receiving, tag, &attempt, options, &mut told)?;
             receiving.accepts.wanted.remove(&tag);
             match ended {
                 Ended::Received => break,
@@ -153,6 +155,7 @@ fn wait<E, O>(
     current: Tag,
     attempt: &Attempt,
     options: &GetOptions,
+    told: &mut bool,
 ) -> Result<Ended, TransferError>
 where
     E: Endpoint<Command = Command, Event = Event>,
@@ -163,7 +166,15 @@ where
         if options.stop.load(Relaxed) {
             return Ok(Ended::Failed(TransferError::stopped(attempt)));
         }
-        if let Some(event) = next_event(handle, TICK)?
+        let event = next_event(handle, TICK)?;
+        if let Some(Event::Offered { paths: false, .. }) = event
+            && options.config.sockets > 1
+            && !std::mem::replace(told, true)
+        {
+            let peer = options.from;
+            (receiving.observer)(&Update::OneSocket { peer });
+        }
+        if let Some(event) = event
             && let Some(Event::Finished {
                 tag,
                 result: Err(failure),

@@ -23,6 +23,7 @@ mod storing;
 mod tests;
 
 use std::fmt;
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -148,6 +149,11 @@ pub enum Update {
         /// The other side.
         peer: SocketAddr,
     },
+    /// The session is not encrypted, or the peer knows one path only: of several sockets one is used. Said once (client).
+    OneSocket {
+        /// The other side.
+        peer: SocketAddr,
+    },
     /// What is neither file nor folder is not sent.
     LeftOut {
         /// Where it is.
@@ -191,12 +197,42 @@ pub enum Update {
 /// A socket at `at` whose datagrams bear a mark.
 fn bind(at: SocketAddr, dscp: Dscp) -> Result<Socket, TransferError> {
     let mut socket = Socket::bind(at).map_err(|error| TransferError::socket(at, error))?;
-    if dscp != Dscp::default() {
-        socket
-            .set_dscp(dscp)
-            .map_err(|error| TransferError::mark(dscp, error))?;
-    }
+    mark(&mut socket, dscp)?;
     Ok(socket)
+}
+
+fn mark(socket: &mut Socket, dscp: Dscp) -> Result<(), TransferError> {
+    if dscp == Dscp::default() {
+        return Ok(());
+    }
+    let marked = socket.set_dscp(dscp);
+    marked.map_err(|error| TransferError::mark(dscp, error))
+}
+
+/// `count` sockets at one address, among which the kernel chooses by the session: one thread's work for each. One, where
+/// it cannot.
+fn bind_group(at: SocketAddr, count: u16, dscp: Dscp) -> Result<Vec<Socket>, TransferError> {
+    if count <= 1 {
+        return Ok(vec![bind(at, dscp)?]);
+    }
+    let mut sockets = match Socket::bind_group(at, count, hpudp::SESSION_AT) {
+        Ok(sockets) => sockets,
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            tracing::warn!(%error, "one thread serves");
+            return Ok(vec![bind(at, dscp)?]);
+        }
+        Err(error) => return Err(TransferError::socket(at, error)),
+    };
+    for socket in &mut sockets {
+        mark(socket, dscp)?;
+    }
+    Ok(sockets)
+}
+
+/// The further sockets of a client that speaks through `count`, beside one at `first`.
+fn further(first: SocketAddr, count: u8, dscp: Dscp) -> Result<Vec<Socket>, TransferError> {
+    let beside = SocketAddr::new(first.ip(), 0);
+    (1..count).map(|_| bind(beside, dscp)).collect()
 }
 
 /// A directory that files arrive in.
@@ -239,9 +275,11 @@ fn counted(manifest: &Manifest) -> u64 {
 /// An endpoint whose driver lets arrivals gather, for who receives in bulk.
 fn spawn_bulk(
     socket: Socket,
+    more: Vec<Socket>,
     at: SocketAddr,
     mut config: Config,
 ) -> Result<Handle<hpudp::Endpoint>, TransferError> {
+    config.sockets = u8::try_from(1 + more.len()).unwrap_or(u8::MAX);
     if config.socket_datagrams == 0 {
         config.socket_datagrams = socket.datagrams();
     }
@@ -249,7 +287,7 @@ fn spawn_bulk(
         gather: GATHER_BULK,
         ..driver::Options::default()
     };
-    driver::spawn_with(socket, hpudp::Endpoint::new(config, seed()?), bulk)
+    driver::spawn_over(socket, more, hpudp::Endpoint::new(config, seed()?), bulk)
         .map_err(|error| TransferError::socket(at, error))
 }
 

@@ -54,6 +54,19 @@ pub struct Tally {
     pub failed: u64,
 }
 
+impl Tally {
+    /// What this and another thread did.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            served: self.served + other.served,
+            files: self.files + other.files,
+            bytes: self.bytes + other.bytes,
+            refused: self.refused + other.refused,
+            failed: self.failed + other.failed,
+        }
+    }
+}
+
 impl Receiver {
     /// Opens `directory` and binds `listen`; `[::]` listens to IPv4 as well.
     ///
@@ -66,7 +79,7 @@ impl Receiver {
     ) -> Result<Self, TransferError> {
         let opened = open_directory(directory)?;
         let socket = bind(listen, options.dscp)?;
-        let handle = spawn_bulk(socket, listen, options.config.clone())?;
+        let handle = spawn_bulk(socket, Vec::new(), listen, options.config.clone())?;
         sweep(&opened);
         Ok(Self {
             handle,

@@ -22,7 +22,7 @@ use super::incoming::title;
 use super::outgoing::{Content, unreadable, unsendable};
 use super::{
     Direction, FAREWELL, Following, Hash, Kind, LINGER_SLACK, TICK, TransferError, Update,
-    any_port, bind, seed,
+    any_port, bind, further, seed,
 };
 use crate::bundle::{BundleSource, Cache, ScanOptions};
 use crate::config::{Dscp, Schedule};
@@ -133,9 +133,10 @@ pub fn send(
         granted: socket.buffers(),
         wanted: BUFFER_WANTED,
     });
+    let more = further(from, options.config.sockets, options.dscp)?;
     let endpoint = hpudp::Endpoint::new(options.config.clone(), seed()?);
-    let handle =
-        driver::spawn(socket, endpoint).map_err(|error| TransferError::socket(from, error))?;
+    let handle = driver::spawn_over(socket, more, endpoint, driver::Options::default())
+        .map_err(|error| TransferError::socket(from, error))?;
     let _limit = Following::start(options.bwlimit.clone(), handle.commands().clone());
     send_through(&handle, files, options, observer)
 }
@@ -155,6 +156,7 @@ where
         options,
         observer,
         encrypt: options.encrypt != Encryption::Off,
+        one_socket: false,
         next: 0,
         open: BTreeSet::new(),
     };
@@ -189,6 +191,8 @@ struct Sending<'a, E: Endpoint, O> {
     observer: O,
     /// Until the receiver says that it cannot, and may.
     encrypt: bool,
+    /// It was said that several sockets are one.
+    one_socket: bool,
     next: u64,
     /// Sessions that still answer stragglers.
     open: BTreeSet<Tag>,
@@ -402,8 +406,13 @@ where
                     tag,
                     encrypted,
                     identity,
+                    paths,
                     ..
                 } if tag == current => {
+                    let several = self.options.config.sockets > 1;
+                    if several && !paths && !std::mem::replace(&mut self.one_socket, true) {
+                        (self.observer)(&Update::OneSocket { peer });
+                    }
                     met = Met {
                         encrypted,
                         identity,

@@ -1,13 +1,16 @@
 //! The daemon: [`Server`] gives the files of one directory to whoever asks, and takes files if it may.
 //!
-//! What can be asked for is on a [`Shelf`]; the calling thread does all reading and writing. It does *not* ask who a
-//! client is.
+//! What can be asked for is on a [`Shelf`]; the calling thread does all reading and writing. Where there are several
+//! threads, each has a socket at the one address, an endpoint and the sessions whose numbers the kernel gives to it; names,
+//! files and what is told are everybody's. It does *not* ask who a client is.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use fulmar_proto::Endpoint;
@@ -19,12 +22,12 @@ use super::receiving::{Accepts, Receiving};
 use super::recv::{Tally, next_event};
 use super::shelf::{Found, Names, Shelf, Unproved};
 use super::{
-    Direction, FAREWELL, Following, Kind, TICK, TransferError, Update, bind, open_directory,
+    Direction, FAREWELL, Following, Kind, TICK, TransferError, Update, bind_group, open_directory,
     spawn_bulk, sweep,
 };
 use crate::bundle::Cache;
 use crate::config::{Dscp, Schedule};
-use crate::driver::{BUFFER_WANTED, Handle, Watcher};
+use crate::driver::{BUFFER_WANTED, Handle, Socket, Watcher};
 use crate::file::Directory;
 
 /// What to serve, and how.
@@ -43,14 +46,19 @@ pub struct ServeOptions {
     pub dscp: Dscp,
     /// How fast the daemon may send, all sessions together, by the time of day.
     pub bwlimit: Schedule,
+    /// Sockets at the one address, each with its thread, its endpoint and its share of
+    /// [`Config::sessions`]; 0 is 1. Memory for packets is each thread's own. More than one excludes `bwlimit`.
+    pub threads: u16,
     /// How long sessions may go on after the user asked for the end.
     pub drain: Duration,
 }
 
-/// A bound socket and a directory whose files can be fetched.
+/// A bound socket, or several at one address, and a directory whose files can be fetched.
 #[derive(Debug)]
 pub struct Server {
     handle: Handle<hpudp::Endpoint>,
+    /// Those of the other threads.
+    others: Vec<Handle<hpudp::Endpoint>>,
     directory: Directory,
     path: PathBuf,
     names: Names,
@@ -74,15 +82,22 @@ impl Server {
             Directory::open(directory).map_err(|error| cannot_serve(directory, error))?
         };
         let names = Names::of(directory).map_err(|error| cannot_serve(directory, error))?;
-        let socket = bind(listen, options.dscp)?;
-        let mut config = options.config.clone();
-        config.port = socket.local_addr().port();
-        let handle = spawn_bulk(socket, listen, config)?;
+        let mut sockets = bind_group(listen, options.threads, options.dscp)?.into_iter();
+        let count = sockets.len().max(1);
+        let spawn = |socket: Socket| {
+            let mut config = options.config.clone();
+            config.port = socket.local_addr().port();
+            config.sessions = config.sessions.div_ceil(count);
+            spawn_bulk(socket, Vec::new(), listen, config)
+        };
+        let handle = spawn(sockets.next().expect("at least one was bound"))?;
+        let others = sockets.map(spawn).collect::<Result<_, _>>()?;
         if options.allow_put {
             sweep(&opened);
         }
         Ok(Self {
             handle,
+            others,
             directory: opened,
             path: directory.to_owned(),
             names,
@@ -102,7 +117,8 @@ impl Server {
 
     /// A view of its counters for other threads.
     pub fn watcher(&self) -> Watcher {
-        self.handle.watcher()
+        let others = self.others.iter().map(Handle::watcher);
+        others.fold(self.handle.watcher(), Watcher::beside)
     }
 
     /// Serves until `stop` is set; then refuses what is new and lets what began come to its end, for
@@ -112,7 +128,7 @@ impl Server {
     /// If the socket dies.
     pub fn run(
         self,
-        mut observer: impl FnMut(&Update),
+        mut observer: impl FnMut(&Update) + Send,
         stop: &AtomicBool,
     ) -> Result<Tally, TransferError> {
         observer(&Update::SocketBuffers {
@@ -120,25 +136,63 @@ impl Server {
             wanted: BUFFER_WANTED,
         });
         let _limit = Following::start(self.options.bwlimit.clone(), self.handle.commands().clone());
-        let accepts = Accepts {
-            offered: self.options.allow_put,
-            ..Accepts::default()
+        let names = Arc::new(Mutex::new(self.names));
+        let observer = Mutex::new(observer);
+        let over = AtomicBool::new(false);
+        let serve = |handle: &Handle<hpudp::Endpoint>| {
+            let tell = |update: &Update| {
+                let mut observer = observer.lock().unwrap_or_else(PoisonError::into_inner);
+                observer(update);
+            };
+            let accepts = Accepts {
+                offered: self.options.allow_put,
+                ..Accepts::default()
+            };
+            let (watch, cache) = (self.options.watch, self.options.cache.clone());
+            let served =
+                Shelf::new(&self.path, Arc::clone(&names), watch, cache).and_then(|shelf| {
+                    let serving = Serving {
+                        handle,
+                        path: &self.path,
+                        shelf,
+                        receiving: Receiving::new(handle, &self.directory, accepts, tell),
+                        waiting: BTreeMap::new(),
+                        sessions: BTreeMap::new(),
+                        closing: false,
+                    };
+                    serving.run(&[stop, &over], self.options.drain)
+                });
+            if served.is_err() {
+                // A daemon that answers some and not others helps nobody.
+                over.store(true, Relaxed);
+            }
+            served
         };
-        let (watch, cache) = (self.options.watch, self.options.cache.clone());
-        let mut serving = Serving {
-            handle: &self.handle,
-            path: &self.path,
-            shelf: Shelf::new(&self.path, self.names, watch, cache)?,
-            receiving: Receiving::new(&self.handle, &self.directory, accepts, observer),
-            waiting: BTreeMap::new(),
-            sessions: BTreeMap::new(),
-            closing: false,
-        };
-        while !stop.load(Relaxed) {
-            serving.step(TICK)?;
-        }
-        serving.drain(self.options.drain)?;
-        Ok(serving.receiving.tally)
+        thread::scope(|scope| {
+            let started: Vec<_> = self
+                .others
+                .iter()
+                .map(|handle| {
+                    let thread = thread::Builder::new().name("serve".into());
+                    thread.spawn_scoped(scope, || serve(handle))
+                })
+                .collect();
+            let mut tally = match started.iter().find_map(|it| it.as_ref().err()) {
+                None => serve(&self.handle),
+                Some(error) => {
+                    over.store(true, Relaxed);
+                    Err(TransferError::thread(error.kind().into()))
+                }
+            };
+            for thread in started.into_iter().flatten() {
+                let served = match thread.join() {
+                    Ok(served) => served,
+                    Err(panic) => std::panic::resume_unwind(panic),
+                };
+                tally = tally.and_then(|tally| Ok(tally.and(served?)));
+            }
+            tally
+        })
     }
 }
 
@@ -191,6 +245,15 @@ where
     E: Endpoint<Command = Command, Event = Event>,
     O: FnMut(&Update),
 {
+    /// Serves until one of `stops` is set, and then until what began has ended, for `drain` at most.
+    fn run(mut self, stops: &[&AtomicBool], drain: Duration) -> Result<Tally, TransferError> {
+        while !stops.iter().any(|it| it.load(Relaxed)) {
+            self.step(TICK)?;
+        }
+        self.drain(drain)?;
+        Ok(self.receiving.tally)
+    }
+
     /// Handles one event, if one comes within `patience`.
     fn step(&mut self, patience: Duration) -> Result<(), TransferError> {
         while let Some((name, found)) = self.shelf.settled() {

@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,8 @@ pub(super) struct Shelf {
     /// Whether what is new is found.
     watch: bool,
     cache: Cache,
-    names: Names,
+    /// Those of all shelves of this directory.
+    names: Arc<Mutex<Names>>,
     /// When they were read.
     read: Instant,
     /// Of files that were asked for, as long as they stay what they were.
@@ -93,7 +94,7 @@ impl Shelf {
     /// What is in the directory `path`, of which `names` were found.
     pub(super) fn new(
         path: &Path,
-        names: Names,
+        names: Arc<Mutex<Names>>,
         watch: bool,
         cache: Cache,
     ) -> Result<Self, TransferError> {
@@ -124,11 +125,16 @@ impl Shelf {
         })
     }
 
+    fn names(&self) -> MutexGuard<'_, Names> {
+        // No holder leaves them half changed.
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What has arrived can be asked for.
     pub(super) fn add(&mut self, names: impl IntoIterator<Item = String>) {
         for name in names {
             if let Ok(metadata) = fs::symlink_metadata(self.path.join(&name)) {
-                self.names.add(&name, metadata.file_type());
+                self.names().add(&name, metadata.file_type());
             }
         }
     }
@@ -141,7 +147,8 @@ impl Shelf {
         let listed = if self.watch {
             Directory::check_name(raw).is_ok_and(|checked| checked == name)
         } else {
-            self.names.files.contains(&name) || bundle && self.names.folders.contains(&name)
+            let names = self.names();
+            names.files.contains(&name) || bundle && names.folders.contains(&name)
         };
         // It was a file or a folder when it was listed, and no link.
         let path = self.path.join(&name);
@@ -207,11 +214,13 @@ impl Shelf {
             && now.duration_since(self.read) >= LOOK_AGAIN
             && let Ok(names) = Names::of(&self.path)
         {
-            (self.names, self.read) = (names, now);
+            *self.names() = names;
+            self.read = now;
         }
+        let names = self.names();
         let mut text = Vec::new();
         let from = usize::try_from(first).unwrap_or(usize::MAX);
-        let Names { files, folders } = &self.names;
+        let Names { files, folders } = &*names;
         for name in files.iter().skip(from) {
             // What was removed since then has no size, and is not to be had.
             let size = fs::symlink_metadata(self.path.join(name)).map_or(0, |it| it.len());
@@ -368,7 +377,7 @@ mod tests {
     fn counting(place: &Path) -> (Shelf, Arc<AtomicUsize>) {
         fs::create_dir(place.join("folder")).unwrap();
         fs::write(place.join("folder/file"), "content").unwrap();
-        let names = Names::of(place).unwrap();
+        let names = Arc::new(Mutex::new(Names::of(place).unwrap()));
         let mut shelf = Shelf::new(place, names, false, Cache::off()).unwrap();
         let count = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&count);
@@ -469,7 +478,13 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         fs::write(place.path().join("file"), "one").unwrap();
         let names = Names::of(place.path()).unwrap();
-        let mut shelf = Shelf::new(place.path(), names, false, Cache::off()).unwrap();
+        let mut shelf = Shelf::new(
+            place.path(),
+            Arc::new(Mutex::new(names)),
+            false,
+            Cache::off(),
+        )
+        .unwrap();
         let hash = |shelf: &mut Shelf| {
             let mut looked = 0;
             loop {

@@ -134,6 +134,11 @@ pub(crate) enum Event<'a> {
         /// The other side.
         peer: SocketAddr,
     },
+    /// Of several sockets one is used: the peer knows one path only, or the session is not encrypted.
+    OneSocket {
+        /// The other side.
+        peer: SocketAddr,
+    },
     /// The peer does not encrypt, and the file goes in the clear because that was allowed.
     Unencrypted {
         /// Name.

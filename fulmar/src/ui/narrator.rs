@@ -104,6 +104,12 @@ impl Narrator {
                 ));
                 self.voice.emit(&Event::SingleFiles { peer: *peer });
             }
+            Update::OneSocket { peer } => {
+                self.say(&format!(
+                    "note: one socket is used: {peer} knows one path to a session, or this one is not encrypted"
+                ));
+                self.voice.emit(&Event::OneSocket { peer: *peer });
+            }
             Update::Resumed { peer, bytes } => {
                 self.say(&format!(
                     "note: goes on where it stopped: {} from {peer} are here already",

@@ -12,6 +12,8 @@ use fulmar_proto::{Ecn, Endpoint, Meta, Transmit};
 #[derive(Debug, Default)]
 struct Toy {
     echo: bool,
+    /// Where what leaves leaves from: where the last datagram came to, if it echoes.
+    socket: u8,
     queue: VecDeque<Outgoing>,
     told: VecDeque<Told>,
     numbers: std::ops::Range<u64>,
@@ -52,8 +54,14 @@ impl Endpoint for Toy {
     type Event = Told;
 
     fn handle_datagram(&mut self, _: Instant, meta: Meta, payload: &mut [u8]) {
-        let Meta { from, to_ip, ecn } = meta;
+        let Meta {
+            from,
+            socket,
+            to_ip,
+            ecn,
+        } = meta;
         if self.echo {
+            self.socket = socket;
             self.queue.push_back((from, to_ip, payload.to_vec(), None));
         }
         self.told.push_back(Told::Got {
@@ -92,6 +100,7 @@ impl Endpoint for Toy {
         buf.extend_from_slice(&bytes);
         Some(Transmit {
             to,
+            socket: self.socket,
             from_ip,
             ecn: Some(Ecn::Ect0),
             len: bytes.len(),
@@ -149,6 +158,42 @@ fn send(to: SocketAddr, bytes: &[u8]) -> Ask {
         bytes: bytes.to_vec(),
         segment: None,
     }
+}
+
+#[test]
+fn several_sockets_are_told_apart_in_and_out() {
+    let sockets: Vec<Socket> = (0..3).map(|_| Socket::bind(loopback()).unwrap()).collect();
+    let at: Vec<SocketAddr> = sockets.iter().map(Socket::local_addr).collect();
+    let mut sockets = sockets.into_iter();
+    let toy = Toy {
+        echo: true,
+        ..Toy::default()
+    };
+    let (first, options) = (sockets.next().unwrap(), driver::Options::default());
+    let several = driver::spawn_over(first, sockets.collect(), toy, options).unwrap();
+    assert_eq!(several.local_addr(), at[0]);
+    let near = self::toy(loopback());
+    for round in 0..60u32 {
+        let to = at[(round * round % 7 % 3) as usize];
+        near.command(send(to, &round.to_be_bytes())).unwrap();
+        let Told::Got { from, bytes, .. } = next(&near) else {
+            panic!("not a datagram")
+        };
+        assert_eq!((from, bytes), (to, round.to_be_bytes().to_vec()));
+    }
+    let endpoint = several.close();
+    // One that is not there sends nothing, and stops nothing.
+    let lost = driver::spawn(
+        Socket::bind(loopback()).unwrap(),
+        Toy {
+            socket: 9,
+            ..Toy::default()
+        },
+    )
+    .unwrap();
+    lost.command(send(at[0], b"lost")).unwrap();
+    assert_eq!(settled(&lost).send_errors, 1);
+    drop(endpoint);
 }
 
 #[test]
@@ -610,6 +655,7 @@ impl Endpoint for Blast {
         );
         Some(Transmit {
             to,
+            socket: 0,
             from_ip: None,
             ecn: None,
             len: buf.len(),

@@ -6,27 +6,50 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::super::config::NAME_MAX;
-use super::super::packet::{Kind, ListReq, PullReq, PushReq, SessionReq, control};
+use super::super::packet::{Header, Kind, ListReq, PullReq, PushReq, SessionReq, control};
 use super::super::pull::{Asked, ListAsked};
 use super::super::receiver::{self, Offer, Receiver};
+use super::Endpoint;
 use super::roster::{Key, Session};
-use super::{Counter, Endpoint, Header, Reason, Secret, Via};
-use crate::hpudp::Failure;
+use crate::crypto::Secret;
+use crate::hpudp::{Counter, Failure, Reason, Via};
 
 impl Endpoint {
-    /// SESSION_REQ: an offer, the second word of a push, or the answer to a pull.
-    pub(super) fn on_request(
+    /// A request of any kind, from anybody.
+    pub(super) fn on_asked(
         &mut self,
         now: Instant,
         from: SocketAddr,
         header: &Header,
         datagram: &[u8],
     ) {
-        let Some(request) = SessionReq::parse(header, datagram) else {
-            self.common.counters.add(Counter::Malformed, 1);
-            return;
-        };
         let key = Key::new(from, header.session);
+        let read = match header.kind {
+            Kind::SessionReq => SessionReq::parse(header, datagram)
+                .map(|request| self.on_request(now, key, request, datagram)),
+            Kind::PushReq => PushReq::parse(header, datagram)
+                .map(|request| self.on_push(now, key, request, datagram)),
+            Kind::PullReq => PullReq::parse(header, datagram)
+                .map(|request| self.on_pull(now, key, request, datagram)),
+            Kind::ListReq => ListReq::parse(header, datagram)
+                .map(|request| self.on_list(now, key, request, datagram.len())),
+            Kind::Data
+            | Kind::Parity
+            | Kind::Heartbeat
+            | Kind::Reject
+            | Kind::Complete
+            | Kind::AckClose
+            | Kind::PushAccept
+            | Kind::SessionAccept
+            | Kind::ListRes => None,
+        };
+        if read.is_none() {
+            self.common.counters.add(Counter::Malformed, 1);
+        }
+    }
+
+    /// SESSION_REQ: an offer, the second word of a push, or the answer to a pull.
+    fn on_request(&mut self, now: Instant, key: Key, request: SessionReq, datagram: &[u8]) {
         let known = self.with(now, key, |session, shared| match session {
             Session::Receiver(it) if it.is_repeat(datagram) => {
                 it.hear(datagram.len());
@@ -48,24 +71,13 @@ impl Endpoint {
             return self.common.counters.add(Counter::Refused, 1);
         }
         if let Some(asked) = self.pull_answered(key) {
-            return self.on_granted(now, asked, from, request, datagram);
+            return self.on_granted(now, asked, key.peer, request, datagram);
         }
         let offer = Offer::from_request(request, Via::Direct);
         self.on_offer(now, key, offer, datagram);
     }
 
-    pub(super) fn on_push(
-        &mut self,
-        now: Instant,
-        from: SocketAddr,
-        header: &Header,
-        datagram: &[u8],
-    ) {
-        let Some(request) = PushReq::parse(header, datagram) else {
-            self.common.counters.add(Counter::Malformed, 1);
-            return;
-        };
-        let key = Key::new(from, header.session);
+    fn on_push(&mut self, now: Instant, key: Key, request: PushReq, datagram: &[u8]) {
         let known = self.with(now, key, |session, shared| match session {
             Session::Receiver(it) if it.is_repeat(datagram) => {
                 it.hear(datagram.len());
@@ -112,18 +124,7 @@ impl Endpoint {
     }
 
     /// PULL_REQ.
-    pub(super) fn on_pull(
-        &mut self,
-        now: Instant,
-        from: SocketAddr,
-        header: &Header,
-        datagram: &[u8],
-    ) {
-        let Some(request) = PullReq::parse(header, datagram) else {
-            self.common.counters.add(Counter::Malformed, 1);
-            return;
-        };
-        let key = Key::new(from, header.session);
+    fn on_pull(&mut self, now: Instant, key: Key, request: PullReq, datagram: &[u8]) {
         let known = self.with(now, key, |session, shared| match session {
             Session::Asked(it) if it.raw == datagram => it.ledger.hear(datagram.len()),
             Session::Sender(it) if it.is_repeat(datagram) => {
@@ -152,25 +153,14 @@ impl Endpoint {
         }
         let tag = self.new_tag();
         let mut shared = self.common.shared();
-        let asked = Asked::new(now, tag, from, request, datagram, &mut shared);
+        let asked = Asked::new(now, tag, key.peer, request, datagram, &mut shared);
         self.enrol(key, Session::Asked(Box::new(asked)));
     }
 
     /// LIST_REQ: never busy, and never in the way of a transfer (18.6).
-    pub(super) fn on_list(
-        &mut self,
-        now: Instant,
-        from: SocketAddr,
-        header: &Header,
-        datagram: &[u8],
-    ) {
-        let Some(request) = ListReq::parse(header, datagram) else {
-            self.common.counters.add(Counter::Malformed, 1);
-            return;
-        };
-        let key = Key::new(from, header.session);
+    fn on_list(&mut self, now: Instant, key: Key, request: ListReq, len: usize) {
         let known = self.with(now, key, |session, shared| match session {
-            Session::ListAsked(it) => it.ledger.hear(datagram.len()),
+            Session::ListAsked(it) => it.ledger.hear(len),
             Session::Sender(_)
             | Session::Receiver(_)
             | Session::Pull(_)
@@ -182,7 +172,7 @@ impl Endpoint {
         }
         let tag = self.new_tag();
         let mut shared = self.common.shared();
-        let asked = ListAsked::new(now, tag, from, request.first, datagram.len(), &mut shared);
+        let asked = ListAsked::new(now, tag, key.peer, request.first, len, &mut shared);
         self.enrol(key, Session::ListAsked(Box::new(asked)));
     }
 

@@ -1,9 +1,11 @@
 //! All sessions behind one socket: routing by peer and number, turns in sending, what the application asks.
 //!
-//! [`admission`] judges strangers' requests, [`roster`] keeps the sessions. It does *not* know what a session does with
-//! a packet.
+//! [`admission`] judges strangers' requests, [`roster`] keeps the sessions, [`addresses`] finds those whose peer speaks
+//! from elsewhere, [`commands`] does what the application asks. It does *not* know what a session does with a packet.
 
+mod addresses;
 mod admission;
+mod commands;
 mod roster;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -12,14 +14,12 @@ use std::time::{Duration, Instant};
 
 use roster::{Key, Roster, Session};
 
-use super::config::{Config, DATAGRAM_MAX, FILE_MAX};
+use super::config::Config;
 use super::keys::Entropy;
-use super::packet::{Header, Kind, control};
-use super::pull::{Lister, Pull};
-use super::sender::{self, Sender};
-use super::session::{Common, Counter, Proof, Shared};
-use super::{Command, Event, Reason, Request, Tag, Trust, Via, Wish};
-use crate::crypto::Secret;
+use super::packet::{Header, Kind};
+use super::paths::Path;
+use super::session::{Common, Counter, Shared};
+use super::{Command, Event, Tag};
 use crate::engine::{self, Bitrate, Counters, Figure, Meta, Transmit};
 
 /// All HP-UDP sessions of one socket, sending and receiving.
@@ -150,223 +150,10 @@ impl Endpoint {
         true
     }
 
-    fn send(&mut self, now: Instant, tag: Tag, request: Request) {
-        let start = self.start(None);
-        let key = Key::new(request.to, start.id);
-        let mut shared = self.common.shared();
-        let sender = Sender::call(now, tag, request, start, &mut shared);
-        self.enrol(key, Session::Sender(Box::new(sender)));
-        self.share_limit(now);
-    }
-
-    /// Divides what this endpoint may send among the sessions that send.
-    fn share_limit(&mut self, now: Instant) {
-        self.sharing = self.roster.sending();
-        let share = self.limit.map(|limit| {
-            let share = limit.bytes_per_sec() / (self.sharing as u64).max(1);
-            Bitrate::from_bytes_per_sec(share.max(LEAST_SHARE))
-        });
-        let config = &self.common.config;
-        let cap = [share, config.max_rate].into_iter().flatten().min();
-        self.roster.each_sender(|it| it.set_cap(now, cap));
-    }
-
-    fn pull(&mut self, now: Instant, tag: Tag, wish: Wish) {
-        let start = self.start(None);
-        let key = Key::new(wish.to, start.id);
-        let pull = Pull::new(now, tag, wish, start.id, start.secret, &self.common.config);
-        self.enrol(key, Session::Pull(Box::new(pull)));
-    }
-
-    fn list(&mut self, now: Instant, tag: Tag, to: SocketAddr, first: u64) {
-        let number = self.fresh_id();
-        let lister = Lister::new(now, tag, number, first);
-        self.enrol(Key::new(to, number), Session::Lister(Box::new(lister)));
-    }
-
-    /// The application grants what a peer asked for.
-    fn serve(&mut self, now: Instant, key: Key, size: u64, hash: u64, bundle: bool) {
-        let start = self.start(Some(key.number));
-        let Some(Session::Asked(asked)) = self.roster.get(key) else {
-            return;
-        };
-        let welcome = asked.request.extension.as_ref().is_some_and(|it| it.bundle);
-        let request = Request {
-            to: key.peer,
-            name: String::from_utf8_lossy(&asked.request.name).into_owned(),
-            size,
-            hash,
-            encrypt: asked.request.key.is_some(),
-            via: Via::Pull,
-            trust: Trust::Anyone,
-            bundle,
-        };
-        if size > FILE_MAX || (bundle && !welcome) {
-            return self.turn_down(now, key, Reason::INVALID);
-        }
-        let mut shared = self.common.shared();
-        let session = match Sender::serve(now, asked, request, start, &mut shared) {
-            Ok(sender) => Session::Sender(Box::new(sender)),
-            Err(_) => {
-                self.common.counters.add(Counter::Malformed, 1);
-                return self.turn_down(now, key, Reason::INVALID);
-            }
-        };
-        self.enrol(key, session);
-        self.share_limit(now);
-    }
-
-    /// What a peer asked for is not to be had.
-    fn turn_down(&mut self, now: Instant, key: Key, reason: Reason) {
-        self.common.rejects.count(reason);
-        self.with(now, key, |session, shared| match session {
-            Session::Asked(it) => it.close(shared),
-            Session::ListAsked(it) => it.close(shared),
-            Session::Sender(_) | Session::Receiver(_) | Session::Pull(_) | Session::Lister(_) => {}
-        });
-        let reject = control(Kind::Reject, key.number, &[reason.0], 0);
-        self.reply(now, key.peer, reject);
-    }
-
-    /// The application tells a peer what there is.
-    fn tell_list(&mut self, now: Instant, key: Key, total: u64, text: &[u8]) {
-        let answer = self.with(now, key, |session, shared| match session {
-            Session::ListAsked(it) => it.answer(key.number, total, text, shared),
-            Session::Sender(_)
-            | Session::Receiver(_)
-            | Session::Pull(_)
-            | Session::Asked(_)
-            | Session::Lister(_) => None,
-        });
-        if let Some(answer) = answer.flatten() {
-            self.reply(now, key.peer, answer);
-        }
-    }
-
-    /// Number, key and stamps of a new session; the number is the peer's if it chose one.
-    fn start(&mut self, id: Option<u32>) -> sender::Start {
-        let id = id.unwrap_or_else(|| self.fresh_id());
-        sender::Start {
-            id,
-            secret: Secret::from_bytes(self.entropy.bytes()),
-            base: self.entropy.u64(),
-        }
-    }
-
-    fn fresh_id(&mut self) -> u32 {
-        loop {
-            let id = self.entropy.u64() as u32;
-            let mut ended = self.ended.range(Key::least(id)..);
-            let reserved = ended.next().is_some_and(|(key, _)| key.number == id);
-            if !reserved && self.roster.of_number(id).next().is_none() {
-                return id;
-            }
-        }
-    }
-
     fn new_tag(&mut self) -> Tag {
         let tag = Tag(self.next_tag);
         self.next_tag += 1;
         tag
-    }
-
-    /// The push whose daemon speaks from the port it was asked at, though it wants the data at another (4.5.4).
-    fn at_either_port(&self, key: Key) -> Option<Key> {
-        let mut known = self.roster.of_number(key.number);
-        let push = known.find(|(_, session)| match session {
-            Session::Sender(it) => it.was_asked_at(key.peer),
-            Session::Receiver(_)
-            | Session::Pull(_)
-            | Session::Asked(_)
-            | Session::Lister(_)
-            | Session::ListAsked(_) => false,
-        });
-        push.map(|(key, _)| key)
-    }
-
-    /// A packet of a session whose peer has another address now: a rebound NAT. A sealed packet that opens and is news,
-    /// or a heartbeat that echoes a stamp only its receiver can know, proves it (E7); nothing else does.
-    fn on_rebound(&mut self, now: Instant, from: SocketAddr, header: &Header, datagram: &mut [u8]) {
-        let found = self.roster.of_number(header.session).find(|(_, session)| {
-            match (session, header.kind) {
-                (Session::Sender(_), Kind::Heartbeat) => true,
-                (Session::Receiver(it), Kind::Data | Kind::Parity) => {
-                    it.encrypted() && !it.is_half_open() && !it.is_over()
-                }
-                _ => false,
-            }
-        });
-        let Some(old) = found.map(|(key, _)| key) else {
-            self.common.counters.add(Counter::Stray, 1);
-            return;
-        };
-        let proved = self.with(now, old, |session, shared| match session {
-            Session::Sender(it) => {
-                it.on_heartbeat_from_elsewhere(now, from, header, datagram, shared)
-            }
-            Session::Receiver(it) => it.on_packet(now, from, header, datagram, shared),
-            Session::Pull(_) | Session::Asked(_) | Session::Lister(_) | Session::ListAsked(_) => {
-                Proof::None
-            }
-        });
-        match proved {
-            Some(Proof::Fresh) => {
-                let new = Key::new(from, header.session);
-                if let Some(mut session) = self.roster.remove(old) {
-                    match &mut session {
-                        Session::Sender(it) => it.on_moved(now, from, &self.common.config),
-                        Session::Receiver(it) => it.peer = from,
-                        Session::Pull(_)
-                        | Session::Asked(_)
-                        | Session::Lister(_)
-                        | Session::ListAsked(_) => {}
-                    }
-                    self.enrol(new, session);
-                    self.common.counters.add(Counter::Rebound, 1);
-                    self.with(now, new, |session, shared| {
-                        if let Session::Sender(it) = session {
-                            it.on_heartbeat(now, header, datagram, shared);
-                        }
-                    });
-                }
-            }
-            // A sender whose address changed at the very end has nothing new to say; how it ended it may know.
-            Some(Proof::Old) => {
-                if let Some(verdict) = self.roster.get(old).and_then(Session::verdict) {
-                    self.reply(now, from, verdict);
-                }
-            }
-            Some(Proof::None) | None => {}
-        }
-    }
-
-    /// PUSH_ACCEPT. The daemon may name another port, and may answer from either (4.5.4).
-    fn on_push_accept(&mut self, now: Instant, from: SocketAddr, header: &Header, datagram: &[u8]) {
-        let key = Key::new(from, header.session);
-        let port = self.with(now, key, |session, shared| match session {
-            Session::Sender(it) => it.on_push_accept(now, header, datagram, shared),
-            Session::Receiver(_)
-            | Session::Pull(_)
-            | Session::Asked(_)
-            | Session::Lister(_)
-            | Session::ListAsked(_) => {
-                shared.counters.add(Counter::Unexpected, 1);
-                None
-            }
-        });
-        let Some(port) = port else {
-            return self.common.counters.add(Counter::Stray, 1);
-        };
-        let Some(port) = port.filter(|port| *port != 0 && *port != from.port()) else {
-            return;
-        };
-        if let Some(mut session) = self.roster.remove(key) {
-            let new = Key::new(SocketAddr::new(from.ip(), port), key.number);
-            if let Session::Sender(it) = &mut session {
-                it.on_port(new.peer);
-            }
-            self.enrol(new, session);
-        }
     }
 
     /// A packet that belongs to no session; forgotten when too many wait.
@@ -381,11 +168,19 @@ impl Endpoint {
     }
 
     /// What belongs to a session that there is.
-    fn on_session(&mut self, now: Instant, key: Key, header: &Header, payload: &mut [u8]) {
+    fn on_session(
+        &mut self,
+        now: Instant,
+        (key, path): (Key, Path),
+        header: &Header,
+        payload: &mut [u8],
+    ) {
         let newcomer = self.with(now, key, |session, shared| {
             let newcomer = session.is_half_open();
-            session.hear(now, payload.len());
-            session.on_datagram(now, header, payload, shared);
+            if path.peer == key.peer {
+                session.hear(now, payload.len());
+            }
+            session.on_datagram(now, path, header, payload, shared);
             newcomer && !session.is_half_open()
         });
         if newcomer == Some(true) {
@@ -405,10 +200,9 @@ impl engine::Endpoint for Endpoint {
             return;
         };
         match header.kind {
-            Kind::SessionReq => return self.on_request(now, meta.from, &header, payload),
-            Kind::PushReq => return self.on_push(now, meta.from, &header, payload),
-            Kind::PullReq => return self.on_pull(now, meta.from, &header, payload),
-            Kind::ListReq => return self.on_list(now, meta.from, &header, payload),
+            Kind::SessionReq | Kind::PushReq | Kind::PullReq | Kind::ListReq => {
+                return self.on_asked(now, meta.from, &header, payload);
+            }
             Kind::PushAccept => return self.on_push_accept(now, meta.from, &header, payload),
             Kind::Data
             | Kind::Parity
@@ -420,11 +214,16 @@ impl engine::Endpoint for Endpoint {
             | Kind::SessionAccept => {}
         }
         let key = Key::new(meta.from, header.session);
+        let path = Path {
+            socket: meta.socket,
+            peer: meta.from,
+        };
         if self.roster.contains(key) {
-            return self.on_session(now, key, &header, payload);
+            return self.on_session(now, (key, path), &header, payload);
         }
-        if let Some(key) = self.at_either_port(key) {
-            return self.on_session(now, key, &header, payload);
+        let elsewhere = self.at_either_port(key);
+        if let Some(key) = elsewhere.or_else(|| self.at_other_path(path, &header)) {
+            return self.on_session(now, (key, path), &header, payload);
         }
         let chunk = matches!(header.kind, Kind::Data | Kind::Parity);
         if chunk && self.on_straggler(now, key) {
@@ -447,64 +246,7 @@ impl engine::Endpoint for Endpoint {
     }
 
     fn handle_command(&mut self, now: Instant, command: Command) {
-        let tag = match &command {
-            Command::Send { tag, .. }
-            | Command::Pull { tag, .. }
-            | Command::Serve { tag, .. }
-            | Command::List { tag, .. }
-            | Command::Listing { tag, .. }
-            | Command::Have { tag, .. }
-            | Command::Supply { tag, .. }
-            | Command::Accept { tag }
-            | Command::Stored { tag, .. }
-            | Command::Verified { tag }
-            | Command::Abort { tag, .. } => *tag,
-            Command::Limit { rate } => {
-                self.limit = *rate;
-                return self.share_limit(now);
-            }
-        };
-        // Buffers come home even to a session that has gone.
-        let command = match command {
-            Command::Send { tag, request } => return self.send(now, tag, request),
-            Command::Pull { tag, wish } => return self.pull(now, tag, wish),
-            Command::List { tag, to, first } => return self.list(now, tag, to, first),
-            Command::Stored { tag, buffer, len } => {
-                self.common.pool.recycle(buffer);
-                let buffer = Vec::new();
-                Command::Stored { tag, buffer, len }
-            }
-            other @ (Command::Serve { .. }
-            | Command::Listing { .. }
-            | Command::Have { .. }
-            | Command::Limit { .. }
-            | Command::Supply { .. }
-            | Command::Accept { .. }
-            | Command::Verified { .. }
-            | Command::Abort { .. }) => other,
-        };
-        let Some(&key) = self.tags.get(&tag) else {
-            return;
-        };
-        match (self.roster.get(key), command) {
-            (
-                Some(Session::Asked(_)),
-                Command::Serve {
-                    size, hash, bundle, ..
-                },
-            ) => self.serve(now, key, size, hash, bundle),
-            (Some(Session::ListAsked(_)), Command::Listing { total, text, .. }) => {
-                self.tell_list(now, key, total, &text);
-            }
-            (Some(Session::Asked(_) | Session::ListAsked(_)), Command::Abort { reason, .. }) => {
-                self.turn_down(now, key, reason)
-            }
-            (_, command) => {
-                self.with(now, key, |session, shared| {
-                    session.on_command(now, command, shared)
-                });
-            }
-        }
+        self.on_command(now, command);
     }
 
     fn poll_transmit(
@@ -517,6 +259,7 @@ impl engine::Endpoint for Endpoint {
             buf.extend_from_slice(&bytes);
             return Some(Transmit {
                 to,
+                socket: 0,
                 from_ip: None,
                 ecn: None,
                 len: bytes.len(),
@@ -534,15 +277,16 @@ impl engine::Endpoint for Endpoint {
                     let len = buf.len() - before;
                     shared.counters.add(Counter::Unproved, len as u64);
                 }
-                segment
+                segment.map(|segment| (segment, session.path()))
             });
             let len = buf.len() - start;
-            if let Some(segment) = segment.flatten()
+            if let Some((segment, path)) = segment.flatten()
                 && len > 0
             {
                 let segment = (segment < len).then_some(segment);
                 return Some(Transmit {
-                    to: key.peer,
+                    to: path.map_or(key.peer, |path| path.peer),
+                    socket: path.map_or(0, |path| path.socket),
                     from_ip: None,
                     ecn: None,
                     len,
@@ -612,8 +356,6 @@ impl Role {
 
 /// Ended sessions that are remembered.
 const ENDED: usize = 1024;
-/// Bytes a second that a session may send under any limit: a packet, or its peer would think it dead.
-const LEAST_SHARE: u64 = DATAGRAM_MAX as u64;
 /// Stragglers of one ended session are not answered more often.
 const STRAGGLERS: Duration = Duration::from_millis(100);
 /// Such answers that wait to leave.
@@ -653,6 +395,7 @@ mod tests {
             bytes[22] += 12;
             let meta = Meta {
                 from,
+                socket: 0,
                 to_ip: None,
                 ecn: None,
             };

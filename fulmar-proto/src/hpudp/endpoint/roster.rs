@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
 use super::super::packet::{Header, Kind};
+use super::super::paths::Path;
 use super::super::pull::{Asked, ListAsked, Lister, Pull};
 use super::super::receiver::Receiver;
 use super::super::sender::Sender;
@@ -361,6 +362,30 @@ impl Session {
         }
     }
 
+    /// The path of what was polled; `None` is the one it is known by.
+    pub(super) fn path(&self) -> Option<Path> {
+        match self {
+            Self::Sender(it) => Some(it.path()),
+            Self::Receiver(it) => Some(it.path()),
+            Self::Pull(_) | Self::Asked(_) | Self::Lister(_) | Self::ListAsked(_) => None,
+        }
+    }
+
+    /// Whether what came by this path, not the one it is known by, may be its peer's.
+    pub(super) fn may_use(&self, path: Path, kind: Kind) -> bool {
+        match (self, kind) {
+            (
+                Self::Sender(it),
+                Kind::Heartbeat | Kind::Complete | Kind::AckClose | Kind::Reject,
+            ) => it.may_use(path),
+            (
+                Self::Receiver(it),
+                Kind::Data | Kind::Parity | Kind::Complete | Kind::AckClose | Kind::Reject,
+            ) => it.may_use(path),
+            _ => false,
+        }
+    }
+
     /// Appends what it has to say; the length of the first datagram.
     pub(super) fn poll_transmit(
         &mut self,
@@ -390,11 +415,12 @@ impl Session {
     pub(super) fn on_datagram(
         &mut self,
         now: Instant,
+        path: Path,
         header: &Header,
         datagram: &mut [u8],
         shared: &mut Shared<'_>,
     ) {
-        if !self.is_genuine(now, header, datagram) {
+        if !self.is_genuine(now, path, header, datagram) {
             return shared.counters.add(Counter::Refused, 1);
         }
         match (self, header.kind) {
@@ -403,7 +429,7 @@ impl Session {
                 it.on_answer(now, header, datagram, shared);
             }
             (Self::Receiver(it), Kind::Data | Kind::Parity) => {
-                if it.on_packet(now, it.peer, header, datagram, shared) != Proof::None {
+                if it.on_packet(now, path, header, datagram, shared) != Proof::None {
                     it.remind(now);
                 }
             }
@@ -424,13 +450,13 @@ impl Session {
     }
 
     /// Whether a control packet was made by the peer, where that can be known (18.7.4).
-    fn is_genuine(&mut self, now: Instant, header: &Header, datagram: &[u8]) -> bool {
+    fn is_genuine(&mut self, now: Instant, path: Path, header: &Header, datagram: &[u8]) -> bool {
         let control = matches!(
             header.kind,
             Kind::Heartbeat | Kind::Reject | Kind::Complete | Kind::AckClose
         );
         match self {
-            Self::Sender(it) if control => it.is_genuine(now, datagram),
+            Self::Sender(it) if control => it.is_genuine(now, path, datagram),
             Self::Receiver(it) if control => it.is_genuine(datagram),
             Self::Sender(_)
             | Self::Receiver(_)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::super::config::{BLOCK, Config, DATAGRAM_MAX, HEADER};
 use super::super::packet::{
-    EXTENSION_MAX, Extension, Feedback, HAD_MAX, Header, Heartbeat, Kind, feature, flag,
+    EXTENSION_MAX, Extension, Feedback, HAD_MAX, Header, Heartbeat, Kind, PATH, feature, flag,
 };
 use super::super::ranges;
 use super::super::session::{Shared, Timer, table_interval};
@@ -25,6 +25,14 @@ pub(super) struct Arrivals {
     pub(super) highest_at: Instant,
     /// New file bytes, rebuilt ones included, since the last heartbeat.
     pub(super) fresh: u64,
+}
+
+/// What came by one path.
+#[derive(Debug, Default)]
+pub(super) struct Arrived {
+    /// Packets, and the highest stamp of them.
+    pub(super) count: u32,
+    pub(super) highest: u64,
 }
 
 /// The heartbeat in the making.
@@ -136,6 +144,11 @@ impl Receiver {
         let feedback = (self.arrivals.count > 0).then(|| self.feedback(now, shared.config));
         let extension = self.extended.then(|| Extension {
             had: self.blocks.had(HAD_MAX),
+            paths: self.paths_told(),
+            features: match self.paths.is_open() {
+                true => feature::ALL | feature::PATHS,
+                false => feature::ALL,
+            },
             ..extension(shared.config, feedback)
         });
         let beat = Heartbeat {
@@ -163,6 +176,12 @@ impl Receiver {
             };
             self.timers.set(Timer::Heartbeat, now + next);
         }
+    }
+
+    /// What came by each path, if there may be several (18.9.4).
+    fn paths_told(&self) -> Vec<(u64, u32)> {
+        let heard = self.paths.iter().filter(|it| it.of.count > 0);
+        heard.map(|it| (it.of.highest, it.of.count)).collect()
     }
 
     /// Whether the sender reads runs of missing chunks.
@@ -211,7 +230,8 @@ impl Receiver {
     /// Bytes a heartbeat has for what is missing, by the datagram and by what the sender's address has paid for.
     fn list_room(&self) -> usize {
         let extension = if self.extended {
-            EXTENSION_MAX + 2 + 8 * self.blocks.had(HAD_MAX).len()
+            let paths = self.paths_told().len() * PATH;
+            EXTENSION_MAX + 2 + 8 * self.blocks.had(HAD_MAX).len() + 2 + paths
         } else {
             0
         };

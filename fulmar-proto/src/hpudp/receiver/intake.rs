@@ -2,12 +2,12 @@
 //!
 //! It does *not* answer; heartbeats do that in their own time.
 
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::super::blocks::{self, Arrival, Run};
 use super::super::config::{BLOCK, HEADER, TAG};
 use super::super::packet::{Header, Kind};
+use super::super::paths::Path;
 use super::super::session::{Counter, Proof, Shared};
 use super::super::{Event, keys};
 use super::{Receiver, State};
@@ -17,7 +17,7 @@ impl Receiver {
     pub(in crate::hpudp) fn on_packet(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        path: Path,
         header: &Header,
         datagram: &mut [u8],
         shared: &mut Shared<'_>,
@@ -79,7 +79,7 @@ impl Receiver {
             Arrival::Duplicate | Arrival::Refused => proof,
         };
         // What somebody says again from elsewhere must not pass for arrivals on the path.
-        if from == self.peer || proof == Proof::Fresh {
+        if self.note_path(now, path, header.stamp, proof) || proof == Proof::Fresh {
             self.note(now, header);
             match arrival {
                 Arrival::New(bytes) => self.arrivals.fresh += bytes,
@@ -95,6 +95,27 @@ impl Receiver {
         *shared.runs = runs;
         self.verify_if_whole(now, shared);
         proof
+    }
+
+    /// Books an authentic packet for the path it came by, if it is one of the session's: only a packet nobody had
+    /// delivered before makes it one, or shows that it works.
+    fn note_path(&mut self, now: Instant, path: Path, stamp: u64, proof: Proof) -> bool {
+        if !self.paths.is_open() {
+            return path.peer == self.peer;
+        }
+        if proof == Proof::Fresh
+            && let Some(member) = self.paths.hear(now, path, 0)
+        {
+            member.works();
+            self.paths.bury_silent(now);
+        }
+        let member = self.paths.find(path);
+        let known = member.is_some();
+        if let Some(member) = member {
+            member.of.count = member.of.count.wrapping_add(1);
+            member.of.highest = member.of.highest.max(stamp);
+        }
+        known
     }
 
     pub(super) fn hand_up(&mut self, runs: &mut Vec<Run>, shared: &mut Shared<'_>) {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::super::config::{BLOCK, Config, DATAGRAM_MAX, Layout, WINDOW, WINDOW_BLOCKS};
 use super::super::packet::{Extension, Header, Heartbeat, feature};
 use super::super::parity;
+use super::super::paths::Path;
 use super::super::rate::Report;
 use super::super::session::{Counter, Proof, Shared, Timer};
 use super::{COOLDOWN, READ_AHEAD, Sender, State};
@@ -87,6 +88,7 @@ impl Sender {
         let fresh = self
             .feedback
             .on_heartbeat(now, &beat, &mut self.marks, &mut self.rtt);
+        self.note_paths(now, &beat);
         let silence = (self.feedback.interval(false) * 5)
             .max(self.rtt.smoothed().unwrap_or_default() * 4)
             .max(SILENCE);
@@ -116,7 +118,11 @@ impl Sender {
         datagram: &[u8],
         shared: &mut Shared<'_>,
     ) -> Proof {
-        if !self.is_genuine(now, datagram) {
+        let path = Path {
+            socket: 0,
+            peer: from,
+        };
+        if !self.is_genuine(now, path, datagram) {
             shared.counters.add(Counter::Refused, 1);
             return Proof::None;
         }
@@ -139,6 +145,7 @@ impl Sender {
     /// The receiver seems to be there now.
     pub(in crate::hpudp) fn on_moved(&mut self, now: Instant, peer: SocketAddr, config: &Config) {
         self.peer = peer;
+        self.paths.move_to(peer);
         if peer == self.home {
             // It never was anywhere else.
             self.moved_at = None;
@@ -242,8 +249,23 @@ impl Sender {
         self.ask(shared);
     }
 
+    /// What came by which path.
+    fn note_paths(&mut self, now: Instant, beat: &Heartbeat) {
+        let Some(extension) = beat.extension.as_ref().filter(|_| self.paths.is_open()) else {
+            return;
+        };
+        let counted = self.paths.on_report(now, &extension.paths, &self.marks);
+        self.feedback.count(counted.sent, counted.came);
+        self.paths
+            .judge(now, &self.marks, self.feedback.interval(true));
+    }
+
     /// Queues what is missing and not on its way. Returns how many chunks were named for the first time.
     fn book(&mut self, now: Instant, beat: &Heartbeat, config: &Config) -> u64 {
+        if self.paths.is_open() && self.feedback.is_stale() {
+            // Overtaken on another path, by one that knows better.
+            return 0;
+        }
         let proof = self.proof(now, beat);
         let held = self.window.base() * BLOCK..self.next;
         let named = beat.nacks.iter().map(|&seq| seq..seq + 1);
@@ -296,7 +318,8 @@ impl Sender {
     /// reordering cannot explain it, or so long ago that an answer to it would be here (9.5).
     fn proof(&self, now: Instant, beat: &Heartbeat) -> Proven {
         let smoothed = self.rtt.smoothed();
-        let cooldown = smoothed.map_or(COOLDOWN, |rtt| rtt * 5 / 4);
+        let slowest = self.paths.slowest().unwrap_or_default();
+        let cooldown = smoothed.map_or(COOLDOWN, |rtt| (rtt * 5 / 4).max(slowest));
         let ago = |span: Duration| {
             now.checked_sub(span)
                 .map_or(0, |at| self.marks.stamp_at(at))
@@ -304,6 +327,10 @@ impl Sender {
         let counts = beat.extension.as_ref().and_then(|it| it.feedback);
         // An older heartbeat that was overtaken speaks of its own time.
         let highest = counts.map_or(0, |it| it.highest.min(self.feedback.echoed()));
+        let highest = match self.paths.is_open() {
+            true => highest.min(self.paths.overtaken()),
+            false => highest,
+        };
         Proven {
             overtaken: highest.saturating_sub(self.reorder().as_nanos() as u64),
             named: ago(cooldown),
@@ -349,7 +376,10 @@ impl Sender {
 
     /// Feeds the controller and takes over its rate.
     fn steer(&mut self, now: Instant, beat: &Heartbeat, fresh: Option<Duration>) {
-        if let Some(bandwidth) = self.feedback.dispersion(beat) {
+        // Of several paths the burst measured one.
+        if !self.paths.is_open()
+            && let Some(bandwidth) = self.feedback.dispersion(beat)
+        {
             self.controller.on_dispersion(bandwidth, self.marks.last());
         }
         let rate = self.controller.rate();

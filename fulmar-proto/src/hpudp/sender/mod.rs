@@ -5,32 +5,41 @@
 //! same ciphertext, and never a second reading of the file (19.1). It does *not* read files, hash, or choose rates:
 //! [`rate`](super::rate) and [`parity`](super::parity) do that.
 
+mod flights;
 mod heartbeat;
+mod opening;
 mod transmit;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::config::{BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, HEADER, Layout, WINDOW_BLOCKS};
+pub(super) use opening::Start;
+
+use flights::Flight;
+
+use super::config::{BLOCK, Layout, WINDOW_BLOCKS};
 use super::feedback::{Feedback, Marks};
-use super::keys::{self, Bound, Control, Host, Keys, Role};
-use super::packet::{
-    Extension, Header, Kind, PushAccept, PushReq, SessionReq, exact, feature, signed,
-};
-use super::pull::Asked;
+use super::keys::{Control, Keys, Role};
+use super::packet::{Extension, Header, Kind, exact, signed};
+use super::paths::{Path, Paths};
 use super::rate::Controller;
 use super::session::{Counter, Shared, Timer};
 use super::{Event, Failure, Phase, Reason, Request, Snapshot, Tag, Via, blocks};
 use crate::crypto::{Sealer, Secret};
-use crate::engine::{Bitrate, Ledger, Pacer, RangeSet, RttEstimator, SendWindow, Timers};
-use crate::fec::{BlockEncoder, Scheme};
+use crate::engine::{
+    Bitrate, Ledger, Pacer, RangeSet, ReplayWindow, RttEstimator, SendWindow, Timers,
+};
+use crate::fec::BlockEncoder;
 
 /// One file on its way out.
 #[derive(Debug)]
 pub(super) struct Sender {
     pub(super) tag: Tag,
     pub(super) peer: SocketAddr,
+    paths: Paths<Flight>,
+    /// Signed packets that came, once there may be several paths: a copy of one shows no path.
+    seen: Option<ReplayWindow>,
     id: u32,
     request: Request,
     /// SESSION_REQ or PUSH_REQ, resent verbatim (4.6); empty when nothing need be asked any more.
@@ -106,16 +115,6 @@ pub(super) struct Sender {
     counts: Counts,
 }
 
-/// What a new session needs of its endpoint.
-#[derive(Debug)]
-pub(super) struct Start {
-    pub(super) id: u32,
-    /// This side's fresh key, used if contents are encrypted.
-    pub(super) secret: Secret,
-    /// A random number, the origin of the stamps.
-    pub(super) base: u64,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// No data before SESSION_ACCEPT.
@@ -150,187 +149,6 @@ struct Counts {
 }
 
 impl Sender {
-    /// Asks the receiver.
-    pub(super) fn call(
-        now: Instant,
-        tag: Tag,
-        request: Request,
-        start: Start,
-        shared: &mut Shared<'_>,
-    ) -> Self {
-        let config = shared.config;
-        let key = request.encrypt.then(|| start.secret.public());
-        let extension = config.extensions.then(|| ours(&request));
-        let asked = match request.via {
-            Via::Direct | Via::Pull => {
-                Self::session_request(&request, key, extension).encode(start.id, None)
-            }
-            Via::Push => PushReq {
-                size: request.size,
-                hash: None,
-                key,
-                name: request.name.clone().into_bytes(),
-                extension,
-            }
-            .encode(start.id),
-        };
-        let patience = match request.via {
-            Via::Direct | Via::Pull => config.request_timeout,
-            Via::Push => config.call_timeout,
-        };
-        // Who must answer before anything is sent: whoever has to give a key, a place, or word about bundles.
-        let state = match request.via {
-            Via::Direct if !request.encrypt && !request.bundle => State::Streaming,
-            Via::Direct | Via::Push | Via::Pull => State::Requesting,
-        };
-        let mut it = Self::new(now, tag, request, start, config, state, config.burst);
-        it.outgoing.push_back(asked.clone());
-        it.asked = asked;
-        it.timers.set(Timer::Patience, now + patience);
-        it.ask(shared);
-        it
-    }
-
-    /// Answers a peer that asked for a file (4.5). Until it echoes a stamp, or signs, it may be anybody.
-    pub(super) fn serve(
-        now: Instant,
-        asked: &Asked,
-        request: Request,
-        start: Start,
-        shared: &mut Shared<'_>,
-    ) -> Result<Self, Failure> {
-        let config = shared.config;
-        let theirs = asked
-            .request
-            .extension
-            .clone()
-            .filter(|_| config.extensions);
-        let key = asked.request.key.map(|_| start.secret.public());
-        let bound = key.is_some() && theirs.as_ref().is_some_and(|it| it.has(feature::KEYS));
-        let host = config.host_key.as_deref().filter(|_| bound);
-        let extension = theirs.is_some().then(|| Extension {
-            host_key: host.map(Secret::public),
-            ..ours(&request)
-        });
-        let answer = Self::session_request(&request, key, extension).encode(start.id, None);
-        let mut keys = None;
-        if let Some(peer) = &asked.request.key {
-            let bound = bound.then(|| Bound {
-                request: &asked.raw,
-                answer: &answer,
-                host: host.map_or(Host::None, Host::Ours),
-            });
-            let agreed = keys::agree(&start.secret, peer, start.id, bound.as_ref());
-            keys = Some(agreed.ok_or(Failure::BadKey)?);
-        }
-        // The first packet waits for the echo, so a burst would measure nothing.
-        let mut it = Self::new(now, asked.tag, request, start, config, State::Streaming, 0);
-        it.outgoing.push_back(answer.clone());
-        it.asked = answer;
-        it.extension = theirs;
-        it.gate = Some(asked.ledger);
-        it.wish = asked.raw.clone();
-        if let Some(keys) = keys {
-            it.install(&keys, shared);
-        }
-        it.timers.set(Timer::Patience, now + config.request_timeout);
-        it.ask(shared);
-        Ok(it)
-    }
-
-    fn session_request(
-        request: &Request,
-        key: Option<[u8; 32]>,
-        extension: Option<Extension>,
-    ) -> SessionReq {
-        SessionReq {
-            size: request.size,
-            hash: request.hash,
-            rate: 0,
-            key,
-            name: request.name.clone().into_bytes(),
-            nul_counted: false,
-            extension,
-        }
-    }
-
-    fn new(
-        now: Instant,
-        tag: Tag,
-        request: Request,
-        start: Start,
-        config: &Config,
-        state: State,
-        burst: u64,
-    ) -> Self {
-        let chunk = if request.encrypt {
-            CHUNK_SEALED
-        } else {
-            CHUNK_PLAIN
-        };
-        let controller = Controller::new(config);
-        let rate = Bitrate::from_bytes_per_sec(controller.rate() as u64);
-        let mut timers = Timers::new();
-        timers.set(Timer::Request, now + config.request_retry);
-        timers.set(Timer::Progress, now + PROGRESS);
-        let home = request.to;
-        Self {
-            tag,
-            peer: home,
-            id: start.id,
-            outgoing: VecDeque::new(),
-            asked: Vec::new(),
-            gate: None,
-            wish: Vec::new(),
-            identity: None,
-            control: None,
-            awaited: VecDeque::new(),
-            had: RangeSet::new(),
-            retry: config.request_retry,
-            state,
-            secret: request.encrypt.then_some(start.secret),
-            sealer: None,
-            peer_key: None,
-            unheard_from: 0,
-            answered: false,
-            proved: false,
-            extension: None,
-            layout: None,
-            chunk,
-            total: request.size.div_ceil(chunk as u64),
-            request,
-            window: SendWindow::with_capacity(WINDOW_BLOCKS as usize),
-            spare: Vec::new(),
-            wanted: 0,
-            next: 0,
-            contiguous: 0,
-            repairs: RangeSet::new(),
-            copies: VecDeque::new(),
-            streak: 0,
-            parities: VecDeque::new(),
-            encoder: BlockEncoder::new(Scheme::Rs8 { k: BLOCK as u16 }, chunk),
-            tail_encoder: None,
-            marks: Marks::new(now, start.base),
-            feedback: Feedback::new(burst),
-            controller,
-            pacer: Pacer::new(rate, PACER_BURST),
-            cap: config.max_rate,
-            rtt: RttEstimator::new(Duration::from_millis(200)),
-            parity_now: START_PARITY,
-            timers,
-            wake: Some(now),
-            repair_gate: None,
-            probe_due: false,
-            moved_at: None,
-            home,
-            looked_at: None,
-            doubtful_since: None,
-            started: now,
-            heard: None,
-            counts: Counts::default(),
-        }
-    }
-
     /// A datagram of so many bytes came from the peer's address.
     pub(super) fn hear(&mut self, now: Instant, len: usize) {
         if let Some(gate) = &mut self.gate {
@@ -342,6 +160,7 @@ impl Sender {
     /// The daemon wants the rest at another port.
     pub(super) fn on_port(&mut self, peer: SocketAddr) {
         self.peer = peer;
+        self.paths.move_to(peer);
         self.home = peer;
     }
 
@@ -384,16 +203,31 @@ impl Sender {
     }
 
     /// Whether a control packet comes from the peer, as far as the session can tell (18.7.4).
-    pub(super) fn is_genuine(&mut self, now: Instant, datagram: &[u8]) -> bool {
+    pub(super) fn is_genuine(&mut self, now: Instant, path: Path, datagram: &[u8]) -> bool {
         let Some(control) = &mut self.control else {
             return true;
         };
-        let genuine = control.check(datagram);
-        if genuine && self.gate.take().is_some() {
+        let Some(count) = control.count(datagram) else {
+            return false;
+        };
+        if self.gate.take().is_some() {
             // Its key took a number that we sent there.
             self.wake = Some(now);
         }
-        genuine
+        if self.seen.as_mut().is_some_and(|seen| seen.accept(count)) {
+            self.paths.hear(now, path, datagram.len());
+        }
+        true
+    }
+
+    /// Whether a packet that came by this path may be one of its peer's.
+    pub(super) fn may_use(&self, path: Path) -> bool {
+        self.paths.is_open() && self.paths.may_be(path)
+    }
+
+    /// Where what was polled goes.
+    pub(super) fn path(&self) -> Path {
+        self.paths.current()
     }
 
     fn install(&mut self, keys: &Keys, shared: &Shared<'_>) {
@@ -563,153 +397,6 @@ impl Sender {
         }
     }
 
-    fn on_session_accept(
-        &mut self,
-        now: Instant,
-        payload: &[u8],
-        datagram: &[u8],
-        shared: &mut Shared<'_>,
-    ) {
-        let extension = Extension::unsigned(datagram, datagram.len() - HEADER - payload.len())
-            .filter(|_| shared.config.extensions);
-        let key = payload.first_chunk::<32>().copied();
-        let waits = self.request.encrypt || self.request.bundle;
-        if self.request.via != Via::Direct || !waits || key.is_some() != self.request.encrypt {
-            shared.counters.add(Counter::Unexpected, 1);
-            return;
-        }
-        if self.answered && self.peer_key == key {
-            return;
-        }
-        if let Err(failure) = self.agree(key, extension, datagram, shared) {
-            self.refuse(now, failure, shared);
-            return;
-        }
-        if self.peer_key.is_some() && self.peer_key != key {
-            self.peer_key = key;
-            self.start_over(now);
-        } else {
-            self.peer_key = key;
-            self.state = State::Streaming;
-            self.connected(now, self.extension.is_some(), shared);
-        }
-    }
-
-    /// PUSH_ACCEPT: the port the rest goes to, 0 if that is the one that was asked (4.5.4).
-    pub(super) fn on_push_accept(
-        &mut self,
-        now: Instant,
-        header: &Header,
-        datagram: &[u8],
-        shared: &mut Shared<'_>,
-    ) -> Option<u16> {
-        if self.request.via != Via::Push || self.state != State::Requesting {
-            // A repetition, or nonsense.
-            return None;
-        }
-        let Some(accept) = PushAccept::parse(header, datagram) else {
-            shared.counters.add(Counter::Malformed, 1);
-            return None;
-        };
-        if accept.key.is_some() != self.request.encrypt {
-            shared.counters.add(Counter::Unexpected, 1);
-            return None;
-        }
-        let extension = accept.extension.filter(|_| shared.config.extensions);
-        if let Err(failure) = self.agree(accept.key, extension, datagram, shared) {
-            self.refuse(now, failure, shared);
-            return None;
-        }
-        self.peer_key = accept.key;
-        self.asked = Vec::new();
-        if accept.port.is_some() || self.extension.is_some() {
-            let extension = self.extension.is_some().then(|| ours(&self.request));
-            let signer = self.control.as_mut().map(|it| &mut it.signer);
-            self.asked =
-                Self::session_request(&self.request, None, extension).encode(self.id, signer);
-            self.outgoing.push_back(self.asked.clone());
-            self.retry = shared.config.request_retry;
-            self.timers.set(Timer::Request, now + self.retry);
-        }
-        self.state = State::Streaming;
-        self.connected(now, self.extension.is_some(), shared);
-        // Ours have one socket, and whoever is in front of it may have given it another port.
-        let elsewhere = accept.port.filter(|_| self.extension.is_none());
-        Some(elsewhere.unwrap_or(0))
-    }
-
-    /// Takes over what the peer answered: its block, its identity, its key.
-    fn agree(
-        &mut self,
-        key: Option<[u8; 32]>,
-        extension: Option<Extension>,
-        answer: &[u8],
-        shared: &Shared<'_>,
-    ) -> Result<(), Failure> {
-        let bound = key.is_some() && extension.as_ref().is_some_and(|it| it.has(feature::KEYS));
-        let identity = extension
-            .as_ref()
-            .and_then(|it| it.host_key)
-            .filter(|_| bound);
-        self.request.trust.check(identity.as_ref())?;
-        if self.request.bundle && !extension.as_ref().is_some_and(|it| it.bundle) {
-            return Err(Failure::NoBundles);
-        }
-        if let (Some(secret), Some(key)) = (&self.secret, &key) {
-            let bound = bound.then(|| Bound {
-                request: &self.asked,
-                answer,
-                host: identity.as_ref().map_or(Host::None, Host::Theirs),
-            });
-            let keys = keys::agree(secret, key, self.id, bound.as_ref()).ok_or(Failure::BadKey)?;
-            self.install(&keys, shared);
-        }
-        self.identity = identity;
-        self.extension = extension;
-        Ok(())
-    }
-
-    /// The peer will not do: it is told, in the clear if need be, and nothing is sent.
-    fn refuse(&mut self, now: Instant, failure: Failure, shared: &mut Shared<'_>) {
-        shared.rejects.count(Reason::DISCONNECT);
-        self.say(Kind::Reject, &[Reason::DISCONNECT.0]);
-        self.end(now, Err(failure), shared);
-        self.timers
-            .set(Timer::Linger, now + Duration::from_millis(20));
-    }
-
-    /// The receiver forgot us before it heard a packet, and answered the repeated request as a stranger's, with
-    /// another key: what left under the old key is lost to it.
-    fn start_over(&mut self, now: Instant) {
-        for block in self.window.base()..self.window.next() {
-            if let Some(sent) = self.window.get_mut(block) {
-                sent.stamps.fill(0);
-                sent.resent.fill(0);
-                sent.parity_used = 0;
-            }
-        }
-        self.next = 0;
-        self.parities.clear();
-        self.repairs = RangeSet::new();
-        self.copies = VecDeque::new();
-        self.unheard_from = self.marks.sent();
-        self.wake = Some(now);
-    }
-
-    fn connected(&mut self, now: Instant, extended: bool, shared: &mut Shared<'_>) {
-        self.answered = true;
-        self.timers.stop(Timer::Patience);
-        self.timers.set(Timer::Silence, now + FIRST_SILENCE);
-        self.wake = Some(now);
-        let (tag, encrypted) = (self.tag, self.sealer.is_some());
-        shared.events.push_back(Event::Connected {
-            tag,
-            encrypted,
-            extended,
-            identity: self.identity,
-        });
-    }
-
     /// The receiver says that it has the file. Believed when everything was sent and a heartbeat bears it out, or
     /// when none contradicts it for a while (11, 19.4).
     fn on_complete(&mut self, now: Instant, shared: &mut Shared<'_>) {
@@ -845,15 +532,6 @@ impl Sender {
             encrypted: self.request.encrypt,
             ..Snapshot::default()
         }
-    }
-}
-
-/// What a sender says of itself in its request.
-fn ours(request: &Request) -> Extension {
-    Extension {
-        features: feature::ALL,
-        bundle: request.bundle,
-        ..Extension::default()
     }
 }
 

@@ -29,6 +29,7 @@ impl Sender {
             }
             self.pacer.spend(now, bytes.len() as u64);
             buf.extend_from_slice(&bytes);
+            self.paths.next();
             return Some(bytes.len());
         }
         let gated = self
@@ -40,6 +41,7 @@ impl Sender {
             return None;
         }
         if std::mem::take(&mut self.probe_due) {
+            self.paths.next_of_all();
             return self.probe(now, buf, shared.config);
         }
         self.wake = None;
@@ -47,7 +49,12 @@ impl Sender {
             return None;
         }
         let start = buf.len();
-        let allowed = self.allowed(now, max)?;
+        let mut allowed = self.allowed(now, max)?;
+        if self.looks(now) {
+            allowed = 1;
+        } else if self.proved {
+            self.paths.next();
+        }
         let mut segment = None;
         for _ in 0..allowed {
             let before = buf.len();
@@ -69,6 +76,20 @@ impl Sender {
             self.wake = Some(now);
         }
         segment
+    }
+
+    /// Whether one packet is to try a path that has not shown that it works. One that nobody has seen, so that its stamp
+    /// tells which path it came by; and none of the burst, which measures one path.
+    fn looks(&mut self, now: Instant) -> bool {
+        let fresh = self.next < (self.window.next() * BLOCK).min(self.total);
+        let free =
+            self.proved && self.paths.is_open() && fresh && self.next >= self.feedback.burst();
+        let looks = free && self.paths.look(now, DATAGRAM_MAX);
+        if looks {
+            // Something new is due then, and not another repair.
+            self.streak = u32::MAX;
+        }
+        looks
     }
 
     /// How many packets may leave now; sets the wake-up when none.
@@ -294,6 +315,7 @@ impl Sender {
         } else {
             self.marks.resend(sent.stamps[at]);
         }
+        self.paths.leave(sent.stamps[at], again && sealed);
         let mut flags = if seq + 1 == total { flag::END } else { 0 };
         if seq < self.feedback.burst() && (sealed || !again) {
             flags |= flag::CALIBRATION;
@@ -340,6 +362,7 @@ impl Sender {
             stamp: self.marks.issue(now),
         };
         sent.last = header.stamp;
+        self.paths.leave(header.stamp, false);
         let mut payload = [0; CHUNK_PLAIN];
         let payload = &mut payload[..self.chunk];
         encoder.parity(index, &sent.bytes, payload);

@@ -23,6 +23,7 @@ const REF_TAG: Tag = Tag(77);
 fn transmit(to: SocketAddr, bytes: Vec<u8>, buf: &mut Vec<u8>) -> Option<Transmit> {
     buf.extend_from_slice(&bytes);
     Some(Transmit {
+        socket: 0,
         to,
         from_ip: None,
         ecn: None,

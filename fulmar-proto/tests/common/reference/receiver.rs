@@ -230,6 +230,7 @@ impl Endpoint for RefReceiver {
                     encrypted: self.sealed,
                     via: Via::Direct,
                     bundle: false,
+                    paths: false,
                     identity: None,
                 });
             }

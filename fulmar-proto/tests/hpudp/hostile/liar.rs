@@ -62,6 +62,7 @@ impl fulmar_proto::Endpoint for Liar {
         let bytes = packet(kind::HEARTBEAT, self.id, (0, 0), body.len(), 0, 0, &body);
         buf.extend_from_slice(&bytes);
         Some(Transmit {
+            socket: 0,
             to: A,
             from_ip: None,
             ecn: None,

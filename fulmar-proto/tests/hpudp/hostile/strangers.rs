@@ -47,6 +47,7 @@ impl Lone {
         self.buf.clear();
         self.buf.extend_from_slice(bytes);
         let meta = Meta {
+            socket: 0,
             from,
             to_ip: None,
             ecn: None,

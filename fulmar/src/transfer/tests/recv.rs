@@ -51,6 +51,7 @@ fn giver(
             via: Via::Direct,
             bundle: false,
             identity: None,
+            paths: false,
         })
         .collect();
     let mut unstored: Vec<usize> = offers.iter().map(|offer| offer.content.len()).collect();
@@ -236,6 +237,7 @@ fn stopping_tells_every_peer_and_leaves_no_file() {
         via: Via::Direct,
         bundle: false,
         identity: None,
+        paths: false,
     };
     let handle = run([offer(1, "a"), offer(2, "b")], move |command, events| {
         if let Command::Abort { tag, reason } = command {
@@ -281,6 +283,7 @@ fn a_session_that_dies_leaves_no_file() {
         via: Via::Direct,
         bundle: false,
         identity: None,
+        paths: false,
     };
     let handle = run([offered], |command, events| {
         if let Command::Accept { tag } = command {
@@ -316,6 +319,7 @@ fn an_offer_alone_makes_no_file_and_ends_nothing() {
         via: Via::Direct,
         bundle: false,
         identity: None,
+        paths: false,
     };
     let here = place.path().to_owned();
     // The first one falls silent, then the second one goes through.
@@ -388,6 +392,7 @@ fn what_cannot_be_made_when_its_first_bytes_come_ends_the_session() {
         via: Via::Direct,
         bundle: false,
         identity: None,
+        paths: false,
     };
     let path = place.path().join("x");
     let handle = run([offered], move |command, events| match command {
@@ -443,6 +448,7 @@ fn bytes_beyond_the_announced_size_end_the_session() {
         via: Via::Direct,
         bundle: false,
         identity: None,
+        paths: false,
     };
     let handle = run([offered], |command, events| match command {
         Command::Accept { tag } => events.push_back(Event::Chunk {

@@ -51,6 +51,7 @@ fn taker(
                 encrypted: request.encrypt,
                 extended: true,
                 identity: None,
+                paths: false,
             });
             if size == 0 {
                 events.extend(end(tag, Ok(()), 0));
@@ -230,6 +231,7 @@ fn a_sender_can_be_stopped() {
                 encrypted: true,
                 extended: false,
                 identity: None,
+                paths: false,
             });
         } else if let Command::Abort { tag, reason } = command {
             assert_eq!(reason, Reason::DISCONNECT);
