@@ -6,11 +6,13 @@
 //! thirty beside what no sender could exceed.
 #![allow(clippy::disallowed_methods)]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fulmar_proto::crypto::Secret;
 use fulmar_proto::engine::Bitrate;
 use fulmar_proto::hpudp::{CHUNK_SEALED, Config};
-use fulmar_proto::sim::{LinkConfig, Loss, Outcome, Transfer};
+use fulmar_proto::sim::{LinkConfig, Loss, Outcome, Transfer, World};
 
 #[derive(Clone, Copy, Debug)]
 struct Cell {
@@ -204,4 +206,39 @@ fn a_rate_is_found_without_the_burst() {
         (Cell { burst: false, ..it }, least)
     });
     measure(&cells);
+}
+
+/// Until the sender has the receiver's key, where every third packet is lost: the round trip, and what lost requests
+/// and answers cost.
+#[test]
+fn a_session_opens_soon_though_requests_are_lost() {
+    for (rtt_ms, median, late) in [(1, 30, 160), (50, 90, 210), (140, 180, 300)] {
+        let (up, down) = cell(1000, rtt_ms, 0.33).link();
+        let mut times: Vec<Duration> = (0..400)
+            .map(|seed| {
+                let start = Instant::now();
+                let mut world = World::new(start, seed);
+                let a = world.add(Config::default());
+                let b = world.add(Config {
+                    host_key: Some(Arc::new(Secret::from_bytes([1; 32]))),
+                    ..Config::default()
+                });
+                world.net.connect(a, b, up.clone(), down.clone());
+                let flow = world.send(a, b, 1000, true);
+                let limit = Duration::from_secs(10);
+                // The identity is what the sender learns with the key.
+                world.run_until(limit, |world| world.flow(flow).identity.is_some());
+                world.net.now() - start
+            })
+            .collect();
+        times.sort();
+        let (half, most) = (times[200], times[380]);
+        println!(
+            "{rtt_ms:4} ms: opened after {half:.0?}, 95 % by {most:.0?}, 99 % by {:.0?}, {} failed",
+            times[396],
+            times.iter().filter(|t| t.as_secs() >= 10).count()
+        );
+        assert!(half <= Duration::from_millis(median), "{half:?}");
+        assert!(most <= Duration::from_millis(late), "{most:?}");
+    }
 }

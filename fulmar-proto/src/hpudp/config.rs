@@ -76,9 +76,9 @@ pub struct Config {
     pub parity: Parity,
     /// Packets of the calibration burst (10).
     pub burst: u64,
-    /// First retransmission of an unanswered request (250 ms), doubled up to `request_retry_max`.
+    /// First retransmission of an unanswered request (20 ms), doubled up to `request_retry_max`.
     pub request_retry: Duration,
-    /// Largest spacing of request retransmissions (2 s).
+    /// Largest spacing of request retransmissions (1 s).
     pub request_retry_max: Duration,
     /// A request unanswered this long has failed (10 s).
     pub request_timeout: Duration,
@@ -139,8 +139,8 @@ impl Default for Config {
             control: Control::default(),
             parity: Parity::default(),
             burst: 10,
-            request_retry: Duration::from_millis(250),
-            request_retry_max: Duration::from_secs(2),
+            request_retry: Duration::from_millis(20),
+            request_retry_max: Duration::from_secs(1),
             request_timeout: Duration::from_secs(10),
             probe_interval: Duration::from_millis(500),
             probe_timeout: Duration::from_secs(10),

@@ -42,6 +42,8 @@ pub(super) struct Beat {
     pub(super) len: usize,
     /// Nothing had come since the one before.
     pub(super) idle: bool,
+    /// Those that told of packets, up to [`OPENING`].
+    pub(super) told: u32,
 }
 
 /// The calibration burst as it came (4.7).
@@ -121,6 +123,7 @@ impl Receiver {
         let flush = std::mem::take(&mut self.stored_since_beat) as f64 / elapsed;
         self.beat.idle = fresh == 0;
         self.beat.last = now;
+        self.beat.told = (self.beat.told + u32::from(self.arrivals.count > 0)).min(OPENING);
         if let Some(loss) = self.blocks.take_loss() {
             self.beat.loss = loss;
         }
@@ -262,7 +265,10 @@ impl Receiver {
         let cost = (self.beat.len.max(HEADER + 36) + 28) as f64;
         let pays = Duration::try_from_secs_f64(FEEDBACK_COST * cost / self.beat.smooth.max(1.0))
             .unwrap_or(table);
-        pays.clamp(Duration::from_millis(1), table)
+        // The sender's rate waits for one of the first, and its neighbours may be lost.
+        let opening = (1..OPENING).contains(&self.beat.told);
+        let most = if opening { OPENING_SPACING } else { table };
+        pays.clamp(Duration::from_millis(1), most)
     }
 }
 
@@ -297,6 +303,9 @@ fn saturate(rate: f64) -> u32 {
 
 /// Packets of a calibration burst (4.7).
 const TRAIN: u64 = 10;
+/// Heartbeats at the beginning that follow each other so closely.
+const OPENING: u32 = 8;
+const OPENING_SPACING: Duration = Duration::from_millis(5);
 /// A block quiet for this long, at least, is asked for again although its successors have not come.
 const QUIET: Duration = Duration::from_millis(10);
 /// Chunks looked at for one heartbeat's runs: more than single holes could fill it with.

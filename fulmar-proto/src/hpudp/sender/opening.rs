@@ -166,6 +166,8 @@ impl Sender {
             awaited: VecDeque::new(),
             had: RangeSet::new(),
             retry: config.request_retry,
+            asks: 1,
+            doubt: None,
             state,
             secret: request.encrypt.then_some(start.secret),
             sealer: None,
@@ -276,6 +278,7 @@ impl Sender {
                 Self::session_request(&self.request, None, extension).encode(self.id, signer);
             self.outgoing.push_back(self.asked.clone());
             self.retry = shared.config.request_retry;
+            self.asks = 1;
             self.timers.set(Timer::Request, now + self.retry);
         }
         self.state = State::Streaming;
@@ -343,6 +346,7 @@ impl Sender {
 
     pub(super) fn connected(&mut self, now: Instant, extended: bool, shared: &mut Shared<'_>) {
         self.answered = true;
+        self.doubt = None;
         self.timers.stop(Timer::Patience);
         self.timers.set(Timer::Silence, now + FIRST_SILENCE);
         self.wake = Some(now);
