@@ -36,7 +36,7 @@ use std::time::Duration;
 
 pub use config::{
     ACCEPT_AHEAD, BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, Control, DATAGRAM_MAX, FILE_MAX,
-    HEADER, Layout, NACKS, NAME_MAX, Parity, TAG, WINDOW, WINDOW_BLOCKS,
+    HEADER, Layout, NACKS, NAME_MAX, Parity, TAG, WINDOW, WINDOW_BLOCKS, WINDOW_BLOCKS_EXTENDED,
 };
 
 pub use endpoint::Endpoint;

@@ -203,7 +203,7 @@ impl Receiver {
         runs.truncate(fitting);
         // A block is told whole, or not yet: the sender judges it as one.
         if let Some(cut) = cut.filter(|cut| runs.first().is_some_and(|run| run.start < *cut)) {
-            while let Some(run) = runs.pop_if(|run| run.end > cut) {
+            while let Some(run) = runs.pop_if(|run| run.end > cut && run.start < cut + BLOCK) {
                 runs.extend((run.start < cut).then_some(run.start..cut));
             }
         }
@@ -222,16 +222,27 @@ impl Receiver {
         self.ledger.room().min(DATAGRAM_MAX).saturating_sub(fixed)
     }
 
-    /// Up to `limit` missing chunks, from where the last heartbeat stopped, and from the front again.
+    /// Up to `limit` missing chunks: some from the front, which all the others wait for, then from where the last
+    /// heartbeat stopped, and from the front again.
     fn missing(&mut self, now: Instant, contiguous: u64, limit: usize) -> Vec<u64> {
         let mut list = Vec::new();
         let quiet = (self.interval() * 2).max(QUIET);
-        let from = self.beat.cursor.max(contiguous);
+        let first = FRONT.min(limit);
+        self.blocks
+            .missing(now, contiguous, quiet, first, &mut list);
+        let Some(end) = list
+            .last()
+            .map(|seq| seq + 1)
+            .filter(|_| list.len() == first)
+        else {
+            return list;
+        };
+        let from = self.beat.cursor.max(end);
         self.blocks.missing(now, from, quiet, limit, &mut list);
-        if list.len() < limit && from > contiguous {
+        if list.len() < limit && from > end {
             let mut wrapped = Vec::new();
             self.blocks
-                .missing(now, contiguous, quiet, limit - list.len(), &mut wrapped);
+                .missing(now, end, quiet, limit - list.len(), &mut wrapped);
             list.extend(wrapped.into_iter().take_while(|seq| *seq < from));
         }
         list
@@ -308,6 +319,8 @@ const OPENING: u32 = 8;
 const OPENING_SPACING: Duration = Duration::from_millis(5);
 /// A block quiet for this long, at least, is asked for again although its successors have not come.
 const QUIET: Duration = Duration::from_millis(10);
+/// Missing chunks at the front that every heartbeat names.
+const FRONT: usize = 64;
 /// Chunks looked at for one heartbeat's runs: more than single holes could fill it with.
 const RUN_CHUNKS: usize = 4096;
 /// One heartbeat byte per this many arriving ones.

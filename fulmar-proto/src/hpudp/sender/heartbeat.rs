@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::super::config::{BLOCK, Config, DATAGRAM_MAX, Layout, WINDOW, WINDOW_BLOCKS};
+use super::super::config::{BLOCK, Config, DATAGRAM_MAX, Layout, WINDOW};
 use super::super::packet::{Extension, Header, Heartbeat, feature};
 use super::super::parity;
 use super::super::rate::Report;
@@ -330,18 +330,19 @@ impl Sender {
         let Some(block) = holes.first().map(|seq| seq / BLOCK) else {
             return;
         };
-        let end = (block + WINDOW_BLOCKS) * BLOCK;
+        let end = (block + self.window_blocks()) * BLOCK;
         let (loss, flight) = (self.feedback.loss(), self.flight());
-        let urgent = self.is_tail() || self.next as f64 + flight >= end as f64;
-        if self.extension.is_none() || !urgent {
+        let full = self.next as f64 + flight >= end as f64;
+        let idle = if full { flight } else { self.idle() };
+        if self.extension.is_none() || idle <= 0.0 {
             return;
         }
         let held = (config.block_memory / self.chunk) as u64;
         if self.next - block * BLOCK <= held {
             let need = holes.len() as u64;
-            return self.add_parity(block, parity::enough(need, loss, flight) - need);
+            return self.add_parity(block, parity::enough(need, loss, idle) - need);
         }
-        for _ in 1..parity::enough(1, loss, flight) {
+        for _ in 1..parity::enough(1, loss, idle) {
             let room = (WINDOW as usize).saturating_sub(self.copies.len());
             self.copies.extend(holes.iter().take(room));
         }

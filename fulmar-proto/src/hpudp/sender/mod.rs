@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 pub(super) use opening::Start;
 
-use super::config::{BLOCK, Layout, WINDOW_BLOCKS};
+use super::config::{BLOCK, Layout, WINDOW_BLOCKS, WINDOW_BLOCKS_EXTENDED};
 use super::feedback::{Feedback, Marks};
 use super::keys::{Control, Keys, Role};
 use super::packet::{Extension, Header, Kind, exact, signed};
@@ -256,6 +256,14 @@ impl Sender {
         self.next >= self.total
     }
 
+    /// Blocks that may wait for the receiver's word (9.1).
+    fn window_blocks(&self) -> u64 {
+        match self.extension {
+            Some(_) => WINDOW_BLOCKS_EXTENDED,
+            None => WINDOW_BLOCKS,
+        }
+    }
+
     /// Asks the application for blocks, as far ahead as the window allows.
     fn ask(&mut self, shared: &mut Shared<'_>) {
         let block_bytes = BLOCK * self.chunk as u64;
@@ -267,7 +275,7 @@ impl Sender {
             self.wanted = self.had.next_gap(self.wanted.max(front));
             if self.wanted >= end
                 || self.wanted >= self.next / BLOCK + ahead
-                || self.wanted - front >= WINDOW_BLOCKS
+                || self.wanted - front >= self.window_blocks()
             {
                 return;
             }

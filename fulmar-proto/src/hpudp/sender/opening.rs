@@ -5,7 +5,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::super::config::{BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, HEADER, WINDOW_BLOCKS};
+use super::super::config::{
+    BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, HEADER, WINDOW_BLOCKS_EXTENDED,
+};
 use super::super::feedback::{Feedback, Marks};
 use super::super::keys::{self, Bound, Host};
 use super::super::packet::{Extension, Header, Kind, PushAccept, PushReq, SessionReq, feature};
@@ -180,7 +182,7 @@ impl Sender {
             chunk,
             total: request.size.div_ceil(chunk as u64),
             request,
-            window: SendWindow::with_capacity(WINDOW_BLOCKS as usize),
+            window: SendWindow::with_capacity(WINDOW_BLOCKS_EXTENDED as usize),
             spare: Vec::new(),
             wanted: 0,
             next: 0,
