@@ -6,7 +6,7 @@ pub(crate) mod duo;
 pub(crate) mod reference;
 pub(crate) mod server;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -170,6 +170,8 @@ pub(crate) struct Apps {
     unwritten: Vec<Command>,
     verify_at: Option<(Instant, Tag)>,
     tag: Option<Tag>,
+    /// Offers to the sender, which took none.
+    turned_down: BTreeSet<Tag>,
     /// Sizes that strangers claimed.
     claims: BTreeMap<Tag, u64>,
     stored: RangeSet,
@@ -217,6 +219,7 @@ impl Apps {
                 ..
             } => self.connected = Some((encrypted, extended)),
             Event::Progress { snapshot, .. } => self.sender = snapshot,
+            Event::Finished { tag, .. } if self.turned_down.remove(&tag) => {}
             Event::Finished {
                 snapshot, result, ..
             } => {
@@ -225,6 +228,7 @@ impl Apps {
             }
             // A stranger's request reached the sender: it is as much a receiver as anyone.
             Event::Offered { tag, .. } => {
+                self.turned_down.insert(tag);
                 return Some(Command::Abort {
                     tag,
                     reason: Reason::NOT_FOUND,
@@ -404,6 +408,7 @@ impl Pair {
             unwritten: Vec::new(),
             verify_at: None,
             tag: None,
+            turned_down: BTreeSet::new(),
             claims: BTreeMap::new(),
             stored: RangeSet::new(),
             wrong: 0,

@@ -292,6 +292,6 @@ const CALM: u32 = 4;
 /// Packets that take this much longer to come than they took to leave show that Startup is near the capacity.
 const STRETCH: f64 = 1.1;
 /// How much of the burst's bandwidth to use at once.
-const TRUST: f64 = 0.95;
+const TRUST: f64 = 0.9;
 /// A lossy path's baseline is measured anew this often.
 const RECHECK: Duration = Duration::from_secs(10);

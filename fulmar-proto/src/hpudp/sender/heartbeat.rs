@@ -52,7 +52,7 @@ impl Sender {
             // Somebody answers, and knows none of our packets: anyone can say that, so it settles nothing.
             if !self.answered {
                 self.heard = Some(now);
-                self.connected(now, beat.extension.is_some(), shared);
+                self.connected(now, self.extends && beat.extension.is_some(), shared);
             }
             return;
         }
@@ -61,7 +61,7 @@ impl Sender {
             self.secret = None;
             self.timers.stop(Timer::Request);
             self.gate = None;
-            self.extension = beat.extension.clone().filter(|_| shared.config.extensions);
+            self.extension = beat.extension.clone().filter(|_| self.extends);
         }
         if !self.answered {
             self.connected(now, self.extension.is_some(), shared);

@@ -51,6 +51,9 @@ pub(super) struct Sender {
     asks: u32,
     /// A refusal that one of the later copies may have drawn (4.6.7).
     doubt: Option<Reason>,
+    /// The request has an extension block; and it has to begin anew without, under another number (18.4.5).
+    extends: bool,
+    anew: bool,
     secret: Option<Secret>,
     sealer: Option<Sealer>,
     /// The key in the receiver's answer.
@@ -429,7 +432,9 @@ impl Sender {
         if self.timers.expire(Timer::Request, now) && !self.proved {
             self.retry = (self.retry * 2).min(config.request_retry_max);
             self.timers.set(Timer::Request, now + self.retry);
-            if !self.asked.is_empty() {
+            let waited = now.duration_since(self.started);
+            self.anew = waited >= config.request_timeout / 2 && self.may_begin_anew();
+            if !self.asked.is_empty() && !self.anew {
                 self.asks += 1;
                 self.outgoing.push_back(self.asked.clone());
             }
