@@ -9,7 +9,6 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use common::{B, Host, Pair};
-use fulmar_proto::Endpoint as _;
 use fulmar_proto::hpudp::{Command, Config, Endpoint, Event, Failure, Reason, Request, Tag, Trust};
 use fulmar_proto::sim::{LinkConfig, Loss, Rng};
 use fulmar_proto::{Meta, Transmit};
@@ -27,8 +26,8 @@ enum Habit {
 struct Old {
     inner: Endpoint,
     habit: Habit,
-    seen: BTreeMap<u32, u32>,
-    dropped: u32,
+    /// How often each request came.
+    seen: BTreeMap<Vec<u8>, u32>,
     rejects: VecDeque<(SocketAddr, Vec<u8>)>,
     now: Instant,
 }
@@ -47,12 +46,9 @@ impl fulmar_proto::Endpoint for Old {
             let len = 32 + usize::from(u16::from_be_bytes([payload[21], payload[22]]));
             // The NUL of a SESSION_REQ's name is not counted.
             let named = len + usize::from(payload[0] == REQUEST);
-            let count = self.seen.entry(number).or_default();
+            let count = self.seen.entry(payload.to_vec()).or_default();
             match self.habit {
-                Habit::Strict if payload.len() > named => {
-                    self.dropped += 1;
-                    return;
-                }
+                Habit::Strict if payload.len() > named => return,
                 Habit::Touchy(reason) if *count > 0 => {
                     let mut reject = [0; 33];
                     reject[0] = 0x04;
@@ -110,7 +106,6 @@ fn to_old(habit: Habit, rtt_ms: u64) -> Pair {
         inner: Endpoint::new(v5, [7; 32]),
         habit,
         seen: BTreeMap::new(),
-        dropped: 0,
         rejects: VecDeque::new(),
         now: start,
     };

@@ -433,7 +433,7 @@ impl Sender {
             self.retry = (self.retry * 2).min(config.request_retry_max);
             self.timers.set(Timer::Request, now + self.retry);
             let waited = now.duration_since(self.started);
-            self.anew = waited >= config.request_timeout / 2 && self.may_begin_anew();
+            self.anew = waited >= config.request_timeout * 5 / 6 && self.may_begin_anew();
             if !self.asked.is_empty() && !self.anew {
                 self.asks += 1;
                 self.outgoing.push_back(self.asked.clone());

@@ -149,6 +149,8 @@ impl Sender {
         self.asks = 1;
         self.retry = config.request_retry;
         self.timers.set(Timer::Request, now + self.retry);
+        self.timers
+            .set(Timer::Patience, now + config.request_timeout / 3);
     }
 
     fn session_request(
@@ -314,7 +316,6 @@ impl Sender {
                 Self::session_request(&self.request, None, extension).encode(self.id, signer);
             self.outgoing.push_back(self.asked.clone());
             self.retry = shared.config.request_retry;
-            self.asks = 1;
             self.timers.set(Timer::Request, now + self.retry);
         }
         self.state = State::Streaming;
