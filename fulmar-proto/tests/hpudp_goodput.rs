@@ -79,8 +79,7 @@ impl Cell {
         SIZE as f64 * 8.0 / time / (self.mbit as f64 * 1e6 * (1.0 - self.loss))
     }
 
-    /// The median of the seeds: at a loss of 33 % a request or its answer is lost every second time, which costs a
-    /// quarter of a second.
+    /// The median of the seeds.
     fn median(&self) -> (f64, Outcome) {
         let mut runs: Vec<(f64, Outcome)> = seeds()
             .map(|seed| {
@@ -110,8 +109,7 @@ impl Cell {
     }
 }
 
-/// By default one whose requests are not lost: seed 1 loses two, which costs the short cells of 33 % 750 ms and their
-/// thresholds.
+/// By default one whose requests are not lost.
 fn seeds() -> std::ops::RangeInclusive<u64> {
     match std::env::var("SEED") {
         Ok(seed) => {
@@ -172,10 +170,9 @@ fn a_transfer_fills_the_link() {
             for rtt_ms in [1, 50, 140] {
                 for loss in [0.0, 0.001, 0.01, 0.05, 0.33] {
                     let it = cell(mbit, rtt_ms, loss);
-                    let target: f64 = if loss > 0.1 { 0.85 } else { 0.93 };
                     // What start-up leaves of a short transfer is its bound.
-                    let share = if loss > 0.1 { 0.85 } else { 0.95 };
-                    cells.push((it, target.min(share * it.bound(false))));
+                    let share = if loss > 0.1 { 0.92 } else { 0.955 };
+                    cells.push((it, share * it.bound(false)));
                 }
             }
         }
@@ -183,11 +180,12 @@ fn a_transfer_fills_the_link() {
         cells.extend([
             (cell(100, 50, 0.0), 0.93),
             (cell(100, 50, 0.05), 0.93),
-            (cell(100, 50, 0.33), 0.90),
+            (cell(100, 50, 0.33), 0.92),
             (cell(1000, 1, 0.01), 0.93),
             (cell(1000, 50, 0.01), 0.86),
-            (cell(1000, 140, 0.05), 0.72),
-            (cell(1000, 140, 0.33), 0.68),
+            (cell(1000, 50, 0.33), 0.86),
+            (cell(1000, 140, 0.05), 0.75),
+            (cell(1000, 140, 0.33), 0.765),
         ]);
     }
     measure(&cells);
@@ -233,11 +231,7 @@ fn a_session_opens_soon_though_requests_are_lost() {
             .collect();
         times.sort();
         let (half, most) = (times[200], times[380]);
-        println!(
-            "{rtt_ms:4} ms: opened after {half:.0?}, 95 % by {most:.0?}, 99 % by {:.0?}, {} failed",
-            times[396],
-            times.iter().filter(|t| t.as_secs() >= 10).count()
-        );
+        println!("{rtt_ms:4} ms: opened after {half:.0?}, 95 % by {most:.0?}");
         assert!(half <= Duration::from_millis(median), "{half:?}");
         assert!(most <= Duration::from_millis(late), "{most:?}");
     }
