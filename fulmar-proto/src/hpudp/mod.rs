@@ -38,6 +38,7 @@ use std::time::Duration;
 pub use config::{
     ACCEPT_AHEAD, BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, Control, DATAGRAM_MAX, FILE_MAX,
     HEADER, Layout, NACKS, NAME_MAX, Parity, SESSION_AT, TAG, WINDOW, WINDOW_BLOCKS,
+    WINDOW_BLOCKS_EXTENDED,
 };
 
 pub use endpoint::Endpoint;

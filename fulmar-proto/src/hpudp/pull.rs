@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::config::{Config, DATAGRAM_MAX, HEADER};
 use super::packet::{Extension, Header, Kind, ListReq, ListRes, PullReq, exact, feature};
+use super::sender::DOUBT;
 use super::session::{Counter, Shared, Timer};
 use super::{Event, Failure, Reason, Snapshot, Tag, Wish};
 use crate::crypto::Secret;
@@ -24,6 +25,10 @@ pub(super) struct Pull {
     pub(super) secret: Secret,
     due: bool,
     retry: Duration,
+    /// Copies of it that left.
+    asks: u32,
+    /// A refusal that one of the later copies may have drawn (4.6.7).
+    doubt: Option<Reason>,
     timers: Timers<Timer>,
     started: Instant,
     closed: bool,
@@ -59,6 +64,8 @@ impl Pull {
             secret,
             due: true,
             retry: config.request_retry,
+            asks: 1,
+            doubt: None,
             timers,
             started: now,
             closed: false,
@@ -78,7 +85,17 @@ impl Pull {
         shared: &mut Shared<'_>,
     ) {
         match exact(header, datagram) {
-            Some(&[reason]) => self.end(now, Failure::Refused(Reason(reason)), shared),
+            Some(&[reason]) => {
+                let reason = Reason(reason);
+                let again = matches!(reason, Reason::COLLISION | Reason::BUSY) && self.asks > 1;
+                if again && self.doubt.is_none() {
+                    self.doubt = Some(reason);
+                    self.timers.stop(Timer::Request);
+                    self.timers.set(Timer::Patience, now + DOUBT);
+                    return;
+                }
+                self.end(now, Failure::Refused(reason), shared);
+            }
             Some(_) | None => shared.counters.add(Counter::Malformed, 1),
         }
     }
@@ -94,10 +111,12 @@ impl Pull {
         if self.timers.expire(Timer::Request, now) {
             self.retry = (self.retry * 2).min(shared.config.request_retry_max);
             self.timers.set(Timer::Request, now + self.retry);
+            self.asks += 1;
             self.due = true;
         }
         if self.timers.expire(Timer::Patience, now) {
-            self.end(now, Failure::NoAnswer, shared);
+            let failure = self.doubt.map_or(Failure::NoAnswer, Failure::Refused);
+            self.end(now, failure, shared);
         }
     }
 

@@ -42,6 +42,8 @@ pub(crate) struct Duo {
     /// Each side's name for the session.
     tags: [Option<Tag>; 2],
     pub(crate) results: [Option<Result<(), Failure>>; 2],
+    /// Whether the sender was told of an extension, and of which identity.
+    pub(crate) connected: Option<(bool, Option<[u8; 32]>)>,
     pub(crate) last: [Snapshot; 2],
     /// The daemon's application is slow: what a peer asked for.
     pub(crate) answering: bool,
@@ -69,6 +71,7 @@ impl Duo {
             receiving: None,
             tags: [Some(Tag(1)), None],
             results: [None; 2],
+            connected: None,
             last: [Snapshot::default(); 2],
             answering: true,
         };
@@ -253,7 +256,13 @@ impl Duo {
                 tag,
                 reason: Reason::NOT_FOUND,
             }),
-            Event::Connected { .. } | Event::Listing { .. } | Event::Closed { .. } => None,
+            Event::Connected {
+                extended, identity, ..
+            } => {
+                self.connected = Some((extended, identity));
+                None
+            }
+            Event::Listing { .. } | Event::Closed { .. } => None,
         }
     }
 

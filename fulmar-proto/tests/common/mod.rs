@@ -7,7 +7,7 @@ mod host;
 pub(crate) mod reference;
 pub(crate) mod server;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -42,6 +42,8 @@ pub(crate) struct Apps {
     unwritten: Vec<Command>,
     verify_at: Option<(Instant, Tag)>,
     tag: Option<Tag>,
+    /// Offers to the sender, which took none.
+    turned_down: BTreeSet<Tag>,
     /// Sizes that strangers claimed.
     claims: BTreeMap<Tag, u64>,
     /// The hash that came with the file is another one.
@@ -85,6 +87,7 @@ impl Apps {
                 self.paths = Some(paths);
             }
             Event::Progress { snapshot, .. } => self.sender = snapshot,
+            Event::Finished { tag, .. } if self.turned_down.remove(&tag) => {}
             Event::Finished {
                 snapshot, result, ..
             } => {
@@ -93,6 +96,7 @@ impl Apps {
             }
             // A stranger's request reached the sender: it is as much a receiver as anyone.
             Event::Offered { tag, .. } => {
+                self.turned_down.insert(tag);
                 return Some(Command::Abort {
                     tag,
                     reason: Reason::NOT_FOUND,
@@ -265,6 +269,7 @@ impl Pair {
             unwritten: Vec::new(),
             verify_at: None,
             tag: None,
+            turned_down: BTreeSet::new(),
             claims: BTreeMap::new(),
             misled: false,
             connected: None,

@@ -173,7 +173,7 @@ impl Endpoint {
     }
 
     /// Number, key and stamps of a new session; the number is the peer's if it chose one.
-    fn start(&mut self, id: Option<u32>) -> sender::Start {
+    pub(super) fn start(&mut self, id: Option<u32>) -> sender::Start {
         let id = id.unwrap_or_else(|| self.fresh_id());
         sender::Start {
             id,

@@ -150,6 +150,18 @@ impl Endpoint {
         true
     }
 
+    /// A sender whom nobody answers asks again under another number (18.4.5).
+    fn begin_anew(&mut self, now: Instant, key: Key) {
+        let start = self.start(None);
+        let new = Key::new(key.peer, start.id);
+        if let Some(mut session) = self.roster.remove(key) {
+            if let Session::Sender(it) = &mut session {
+                it.begin_anew(now, start, &self.common.config);
+            }
+            self.enrol(new, session);
+        }
+    }
+
     fn new_tag(&mut self) -> Tag {
         let tag = Tag(self.next_tag);
         self.next_tag += 1;
@@ -240,7 +252,13 @@ impl engine::Endpoint for Endpoint {
         self.roster.wake(now);
         for at in 0..self.roster.ready_count() {
             if let Some(key) = self.roster.ready(at) {
-                self.with(now, key, |session, shared| session.on_timeout(now, shared));
+                let anew = self.with(now, key, |session, shared| {
+                    session.on_timeout(now, shared);
+                    session.begins_anew()
+                });
+                if anew == Some(true) {
+                    self.begin_anew(now, key);
+                }
             }
         }
     }
@@ -413,6 +431,12 @@ mod tests {
         drain(&mut endpoint, now);
         let meta = ask(&mut endpoint, now, 255);
         drain(&mut endpoint, now);
+        // Once the answers were repeated, nothing is left to do for those that wait.
+        for _ in 0..100 {
+            now += Duration::from_millis(2);
+            endpoint.handle_timeout(now);
+            drain(&mut endpoint, now);
+        }
         assert_eq!(endpoint.roster.half_open().len(), 256);
         let mut most = 0;
         for seq in 0..500u64 {

@@ -319,6 +319,18 @@ impl Session {
         }
     }
 
+    /// Whether it wants to ask again under another number; asked once.
+    pub(super) fn begins_anew(&mut self) -> bool {
+        match self {
+            Self::Sender(it) => it.begins_anew(),
+            Self::Receiver(_)
+            | Self::Pull(_)
+            | Self::Asked(_)
+            | Self::Lister(_)
+            | Self::ListAsked(_) => false,
+        }
+    }
+
     /// Whether its number must not be used again for a while: something happened under it (4.1.4).
     pub(super) fn is_used(&self) -> bool {
         match self {

@@ -48,8 +48,8 @@ pub(in crate::hpudp) struct Delivery {
     found: bool,
     /// Loss that made us settle.
     suspect: f64,
-    /// Rate at which Startup was interrupted.
-    interrupted: Option<f64>,
+    /// What went on, and at which rate, when loss without a queue was first seen.
+    interrupted: Option<(Mode, f64)>,
     /// Delivered wire bytes a second of the last rounds.
     delivered: VecDeque<f64>,
     round: Round,
@@ -156,7 +156,7 @@ impl Delivery {
         self.found |= queued;
         match self.mode {
             Mode::Startup if queued || lossy && self.base_sent > 0.0 => {
-                self.interrupted = (!queued).then_some(self.rate);
+                self.interrupted = (!queued).then_some((self.mode, self.rate));
                 // Where nothing was ever sent more slowly, nothing is known of the path: find out in one step.
                 let known = self.calm > 0 || self.settled_at.is_some();
                 self.settle(report, loss, delay, lossy || !known);
@@ -195,6 +195,10 @@ impl Delivery {
             }
             Mode::Cruise if lossy || queued => {
                 let first = self.settled_at.is_none();
+                if first && !queued {
+                    self.interrupted = Some((self.mode, self.rate));
+                    self.calm_before = self.calm;
+                }
                 self.settle(report, loss, delay, first && lossy);
             }
             Mode::Cruise => {
@@ -236,15 +240,14 @@ impl Delivery {
         self.loss_ceiling = loss + 2.0 * (loss * (1.0 - loss) / sent).sqrt();
     }
 
-    /// Goes on with Startup if what interrupted it was the path's own loss, and nothing queues.
+    /// Goes on as before if what interrupted it was the path's own loss, and nothing queues.
     fn restart(&mut self, sent: f64, idle: bool) {
         let innocent = self.suspect <= self.base_loss + margin(self.base_loss, sent);
-        if let Some(rate) = self.interrupted.take()
+        if let Some((mode, rate)) = self.interrupted.take()
             && idle
             && innocent
         {
-            self.rate = rate;
-            self.mode = Mode::Startup;
+            (self.mode, self.rate) = (mode, rate);
         }
     }
 

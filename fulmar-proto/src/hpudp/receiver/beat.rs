@@ -50,6 +50,8 @@ pub(super) struct Beat {
     pub(super) len: usize,
     /// Nothing had come since the one before.
     pub(super) idle: bool,
+    /// Those that told of packets, up to [`OPENING`].
+    pub(super) told: u32,
 }
 
 /// The calibration burst as it came (4.7).
@@ -129,6 +131,7 @@ impl Receiver {
         let flush = std::mem::take(&mut self.stored_since_beat) as f64 / elapsed;
         self.beat.idle = fresh == 0;
         self.beat.last = now;
+        self.beat.told = (self.beat.told + u32::from(self.arrivals.count > 0)).min(OPENING);
         if let Some(loss) = self.blocks.take_loss() {
             self.beat.loss = loss;
         }
@@ -219,7 +222,7 @@ impl Receiver {
         runs.truncate(fitting);
         // A block is told whole, or not yet: the sender judges it as one.
         if let Some(cut) = cut.filter(|cut| runs.first().is_some_and(|run| run.start < *cut)) {
-            while let Some(run) = runs.pop_if(|run| run.end > cut) {
+            while let Some(run) = runs.pop_if(|run| run.end > cut && run.start < cut + BLOCK) {
                 runs.extend((run.start < cut).then_some(run.start..cut));
             }
         }
@@ -239,16 +242,27 @@ impl Receiver {
         self.ledger.room().min(DATAGRAM_MAX).saturating_sub(fixed)
     }
 
-    /// Up to `limit` missing chunks, from where the last heartbeat stopped, and from the front again.
+    /// Up to `limit` missing chunks: some from the front, which all the others wait for, then from where the last
+    /// heartbeat stopped, and from the front again.
     fn missing(&mut self, now: Instant, contiguous: u64, limit: usize) -> Vec<u64> {
         let mut list = Vec::new();
         let quiet = (self.interval() * 2).max(QUIET);
-        let from = self.beat.cursor.max(contiguous);
+        let first = FRONT.min(limit);
+        self.blocks
+            .missing(now, contiguous, quiet, first, &mut list);
+        let Some(end) = list
+            .last()
+            .map(|seq| seq + 1)
+            .filter(|_| list.len() == first)
+        else {
+            return list;
+        };
+        let from = self.beat.cursor.max(end);
         self.blocks.missing(now, from, quiet, limit, &mut list);
-        if list.len() < limit && from > contiguous {
+        if list.len() < limit && from > end {
             let mut wrapped = Vec::new();
             self.blocks
-                .missing(now, contiguous, quiet, limit - list.len(), &mut wrapped);
+                .missing(now, end, quiet, limit - list.len(), &mut wrapped);
             list.extend(wrapped.into_iter().take_while(|seq| *seq < from));
         }
         list
@@ -282,7 +296,10 @@ impl Receiver {
         let cost = (self.beat.len.max(HEADER + 36) + 28) as f64;
         let pays = Duration::try_from_secs_f64(FEEDBACK_COST * cost / self.beat.smooth.max(1.0))
             .unwrap_or(table);
-        pays.clamp(Duration::from_millis(1), table)
+        // The sender's rate waits for one of the first, and its neighbours may be lost.
+        let opening = (1..OPENING).contains(&self.beat.told);
+        let most = if opening { OPENING_SPACING } else { table };
+        pays.clamp(Duration::from_millis(1), most)
     }
 }
 
@@ -317,8 +334,13 @@ fn saturate(rate: f64) -> u32 {
 
 /// Packets of a calibration burst (4.7).
 const TRAIN: u64 = 10;
+/// Heartbeats at the beginning that follow each other so closely.
+const OPENING: u32 = 8;
+const OPENING_SPACING: Duration = Duration::from_millis(5);
 /// A block quiet for this long, at least, is asked for again although its successors have not come.
 const QUIET: Duration = Duration::from_millis(10);
+/// Missing chunks at the front that every heartbeat names.
+const FRONT: usize = 64;
 /// Chunks looked at for one heartbeat's runs: more than single holes could fill it with.
 const RUN_CHUNKS: usize = 4096;
 /// One heartbeat byte per this many arriving ones.

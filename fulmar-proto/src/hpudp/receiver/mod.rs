@@ -175,7 +175,7 @@ impl Receiver {
                 // Nothing had to come, or all was there: without the answer the verdict means nothing to the sender.
                 let unheard = self.arrivals.count == 0 && !self.is_refused();
                 let answer = self.accept.clone().filter(|_| unheard);
-                if self.may_answer(now) {
+                if self.may_answer(now, REMIND_SPACING) {
                     self.outgoing.extend(answer);
                     self.outgoing.extend(self.verdict());
                 }
@@ -187,9 +187,9 @@ impl Receiver {
         matches!(self.verdict, Some((Err(_), _)))
     }
 
-    /// Answers the request; at most once in 100 ms, whatever comes.
+    /// Answers the request; at most once in 20 ms, and never with more than three times what came (E1).
     fn answer(&mut self, now: Instant) {
-        if !self.may_answer(now) {
+        if !self.may_answer(now, ANSWER_SPACING) {
             return;
         }
         match &self.accept {
@@ -215,10 +215,10 @@ impl Receiver {
         }
     }
 
-    fn may_answer(&mut self, now: Instant) -> bool {
+    fn may_answer(&mut self, now: Instant, spacing: Duration) -> bool {
         let free = self
             .answered_at
-            .is_none_or(|at| now.duration_since(at) >= ANSWER_SPACING);
+            .is_none_or(|at| now.duration_since(at) >= spacing);
         if free {
             self.answered_at = Some(now);
         }
@@ -321,13 +321,19 @@ impl Receiver {
             (Kind::Complete, State::Complete { .. } | State::Lingering)
                 if matches!(self.verdict, Some((Ok(()), _))) =>
             {
-                if self.may_answer(now) {
+                if self.may_answer(now, REMIND_SPACING) {
                     self.close_ack();
                 }
             }
             (Kind::Complete, State::Receiving | State::Verifying) => self.answer(now),
             (Kind::Reject, State::Offered | State::Receiving) => {
                 let reason = Reason(payload.first().copied().unwrap_or(0));
+                // A daemon of v5.0 may take our second PULL_REQ for another's (4.6.7).
+                let again = matches!(reason, Reason::COLLISION | Reason::BUSY);
+                if again && self.offer.via == Via::Pull && !self.extended {
+                    shared.counters.add(Counter::Unexpected, 1);
+                    return;
+                }
                 self.end(now, Err(Failure::Refused(reason)), shared);
             }
             _ => shared.counters.add(Counter::Unexpected, 1),
@@ -514,7 +520,7 @@ impl Receiver {
     /// A straggler shows that the sender does not know how it ended: tell it again, seldom.
     pub(super) fn remind(&mut self, now: Instant) {
         let Some(bytes) = self.verdict() else { return };
-        if self.may_answer(now) {
+        if self.may_answer(now, REMIND_SPACING) {
             self.outgoing.push_back(bytes);
         }
     }
@@ -563,9 +569,11 @@ impl Receiver {
 /// Spacing of heartbeats before the first valid packet: they go to an address that proved nothing (19.5).
 const FIRST_BEATS: Duration = Duration::from_secs(1);
 /// Spacing of the first repetition of SESSION_ACCEPT.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(150);
-/// Answers to repeated requests and stragglers are not sent more often.
-const ANSWER_SPACING: Duration = Duration::from_millis(100);
+const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
+/// Answers to repeated requests are not sent more often.
+const ANSWER_SPACING: Duration = Duration::from_millis(20);
+/// Nor are answers to stragglers, after the end.
+pub(super) const REMIND_SPACING: Duration = Duration::from_millis(100);
 /// How often the application hears.
 const PROGRESS: Duration = Duration::from_millis(100);
 /// Control packets that may wait.

@@ -16,7 +16,7 @@ use super::super::paths::Paths;
 use super::super::pull::Pull;
 use super::super::session::{Counter, Shared, Timer};
 use super::beat::{Arrivals, Beat, Train, extension};
-use super::{Receiver, State};
+use super::{REMIND_SPACING, Receiver, State};
 use crate::crypto::Secret;
 use crate::engine::{Ledger, Timers};
 use crate::hpudp::{Event, Failure, Reason, Tag, Via};
@@ -246,6 +246,7 @@ impl Receiver {
                 cursor: 0,
                 len: 0,
                 idle: true,
+                told: 0,
             },
             train: Train::default(),
             early: Vec::new(),
@@ -305,7 +306,7 @@ impl Receiver {
         match self.state {
             State::Offered => {}
             State::Receiving => {
-                self.beat.due |= self.may_answer(now);
+                self.beat.due |= self.may_answer(now, REMIND_SPACING);
                 self.verify_if_whole(now, shared);
             }
             State::Verifying | State::Complete { .. } | State::Lingering | State::Closed => {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::super::config::{BLOCK, Config, DATAGRAM_MAX, Layout, WINDOW, WINDOW_BLOCKS};
+use super::super::config::{BLOCK, Config, DATAGRAM_MAX, Layout, WINDOW};
 use super::super::packet::{Extension, Header, Heartbeat, feature};
 use super::super::parity;
 use super::super::paths::Path;
@@ -53,7 +53,7 @@ impl Sender {
             // Somebody answers, and knows none of our packets: anyone can say that, so it settles nothing.
             if !self.answered {
                 self.heard = Some(now);
-                self.connected(now, beat.extension.is_some(), shared);
+                self.connected(now, self.extends && beat.extension.is_some(), shared);
             }
             return;
         }
@@ -62,7 +62,7 @@ impl Sender {
             self.secret = None;
             self.timers.stop(Timer::Request);
             self.gate = None;
-            self.extension = beat.extension.clone().filter(|_| shared.config.extensions);
+            self.extension = beat.extension.clone().filter(|_| self.extends);
         }
         if !self.answered {
             self.connected(now, self.extension.is_some(), shared);
@@ -357,18 +357,19 @@ impl Sender {
         let Some(block) = holes.first().map(|seq| seq / BLOCK) else {
             return;
         };
-        let end = (block + WINDOW_BLOCKS) * BLOCK;
+        let end = (block + self.window_blocks()) * BLOCK;
         let (loss, flight) = (self.feedback.loss(), self.flight());
-        let urgent = self.is_tail() || self.next as f64 + flight >= end as f64;
-        if self.extension.is_none() || !urgent {
+        let full = self.next as f64 + flight >= end as f64;
+        let idle = if full { flight } else { self.idle() };
+        if self.extension.is_none() || idle <= 0.0 {
             return;
         }
         let held = (config.block_memory / self.chunk) as u64;
         if self.next - block * BLOCK <= held {
             let need = holes.len() as u64;
-            return self.add_parity(block, parity::enough(need, loss, flight) - need);
+            return self.add_parity(block, parity::enough(need, loss, idle) - need);
         }
-        for _ in 1..parity::enough(1, loss, flight) {
+        for _ in 1..parity::enough(1, loss, idle) {
             let room = (WINDOW as usize).saturating_sub(self.copies.len());
             self.copies.extend(holes.iter().take(room));
         }

@@ -18,7 +18,7 @@ pub(super) use opening::Start;
 
 use flights::Flight;
 
-use super::config::{BLOCK, Layout, WINDOW_BLOCKS};
+use super::config::{BLOCK, Layout, WINDOW_BLOCKS, WINDOW_BLOCKS_EXTENDED};
 use super::feedback::{Feedback, Marks};
 use super::keys::{Control, Keys, Role};
 use super::packet::{Extension, Header, Kind, exact, signed};
@@ -56,6 +56,13 @@ pub(super) struct Sender {
     /// Blocks the receiver had before the session.
     had: RangeSet,
     retry: Duration,
+    /// Copies of it that left.
+    asks: u32,
+    /// A refusal that one of the later copies may have drawn (4.6.7).
+    doubt: Option<Reason>,
+    /// The request has an extension block; and it has to begin anew without, under another number (18.4.5).
+    extends: bool,
+    anew: bool,
     secret: Option<Secret>,
     sealer: Option<Sealer>,
     /// The key in the receiver's answer.
@@ -277,6 +284,14 @@ impl Sender {
         self.next >= self.total
     }
 
+    /// Blocks that may wait for the receiver's word (9.1).
+    fn window_blocks(&self) -> u64 {
+        match self.extension {
+            Some(_) => WINDOW_BLOCKS_EXTENDED,
+            None => WINDOW_BLOCKS,
+        }
+    }
+
     /// Asks the application for blocks, as far ahead as the window allows.
     fn ask(&mut self, shared: &mut Shared<'_>) {
         let block_bytes = BLOCK * self.chunk as u64;
@@ -288,7 +303,7 @@ impl Sender {
             self.wanted = self.had.next_gap(self.wanted.max(front));
             if self.wanted >= end
                 || self.wanted >= self.next / BLOCK + ahead
-                || self.wanted - front >= WINDOW_BLOCKS
+                || self.wanted - front >= self.window_blocks()
             {
                 return;
             }
@@ -382,19 +397,36 @@ impl Sender {
             (Kind::AckClose, State::Lingering) => self.close(shared),
             (Kind::Reject, State::Requesting | State::Streaming | State::Probing) => {
                 let reason = Reason(payload.first().copied().unwrap_or(0));
-                // A mismatch can only be known once everything was sent (19.4), and a receiver that answered has
-                // this session and no other.
-                let early = reason == Reason::HASH_MISMATCH && !self.all_sent();
-                let late = reason == Reason::COLLISION && self.proved;
-                if early || late {
-                    shared.counters.add(Counter::Unexpected, 1);
-                    return;
-                }
-                self.end(now, Err(Failure::Refused(reason)), shared);
-                self.timers.set(Timer::Linger, now);
+                self.on_reject(now, reason, shared);
             }
             _ => shared.counters.add(Counter::Unexpected, 1),
         }
+    }
+
+    /// SESSION_REJECT, which may be the answer to a copy of the request that a peer of v5.0 took for another (4.6.7).
+    fn on_reject(&mut self, now: Instant, reason: Reason, shared: &mut Shared<'_>) {
+        // A mismatch can only be known once everything was sent (19.4).
+        let early = reason == Reason::HASH_MISMATCH && !self.all_sent();
+        // A receiver that answered has this session and no other; one that knows repeated requests may still find
+        // that it has no room.
+        let copied = self.asks > 1 && self.extension.is_none();
+        let again = match reason {
+            Reason::COLLISION => true,
+            Reason::BUSY => copied && self.request.via == Via::Push,
+            _ => false,
+        };
+        if early || again && (self.answered || self.proved) {
+            shared.counters.add(Counter::Unexpected, 1);
+            return;
+        }
+        if again && copied && self.doubt.is_none() {
+            self.doubt = Some(reason);
+            self.timers.stop(Timer::Request);
+            self.timers.set(Timer::Patience, now + DOUBT);
+            return;
+        }
+        self.end(now, Err(Failure::Refused(reason)), shared);
+        self.timers.set(Timer::Linger, now);
     }
 
     /// The receiver says that it has the file. Believed when everything was sent and a heartbeat bears it out, or
@@ -425,17 +457,20 @@ impl Sender {
         if self.timers.expire(Timer::Request, now) && !self.proved {
             self.retry = (self.retry * 2).min(config.request_retry_max);
             self.timers.set(Timer::Request, now + self.retry);
-            if !self.asked.is_empty() {
+            let waited = now.duration_since(self.started);
+            self.anew = waited >= config.request_timeout * 5 / 6 && self.may_begin_anew();
+            if !self.asked.is_empty() && !self.anew {
+                self.asks += 1;
                 self.outgoing.push_back(self.asked.clone());
             }
             // Behind the gate the one packet that may be out is as easily lost as the answer.
             self.probe_due |= self.gate.is_some() && self.next > 0;
         }
         if self.timers.expire(Timer::Patience, now) {
-            let failure = if self.answered {
-                Failure::Silent
-            } else {
-                Failure::NoAnswer
+            let failure = match self.doubt {
+                Some(reason) => Failure::Refused(reason),
+                None if self.answered => Failure::Silent,
+                None => Failure::NoAnswer,
             };
             self.end(now, Err(failure), shared);
             self.timers.set(Timer::Linger, now);
@@ -545,6 +580,8 @@ const PACER_BURST: Duration = Duration::from_millis(2);
 const COOLDOWN: Duration = Duration::from_millis(200);
 /// Silence before the first heartbeat, and the least later, that makes a sender probe (10).
 const FIRST_SILENCE: Duration = Duration::from_millis(1500);
+/// How long the answer to the first copy of a request may come after the refusal of another.
+pub(super) const DOUBT: Duration = Duration::from_millis(250);
 /// A completion without a heartbeat that bears it out is believed when it is repeated this much later.
 const INSIST: Duration = Duration::from_millis(900);
 /// How often the application hears.

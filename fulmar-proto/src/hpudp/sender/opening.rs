@@ -5,7 +5,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::super::config::{BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, HEADER, WINDOW_BLOCKS};
+use super::super::config::{
+    BLOCK, CHUNK_PLAIN, CHUNK_SEALED, Config, HEADER, WINDOW_BLOCKS_EXTENDED,
+};
 use super::super::feedback::{Feedback, Marks};
 use super::super::keys::{self, Bound, Host};
 use super::super::packet::{Extension, Header, Kind, PushAccept, PushReq, SessionReq, feature};
@@ -17,7 +19,7 @@ use super::{Counts, FIRST_SILENCE, PACER_BURST, PROGRESS, START_PARITY, Sender, 
 use crate::crypto::Secret;
 use crate::engine::{Bitrate, Pacer, RangeSet, ReplayWindow, RttEstimator, SendWindow, Timers};
 use crate::fec::{BlockEncoder, Scheme};
-use crate::hpudp::{Event, Failure, Reason, Request, Tag, Via};
+use crate::hpudp::{Event, Failure, Reason, Request, Tag, Trust, Via};
 
 /// What a new session needs of its endpoint.
 #[derive(Debug)]
@@ -39,22 +41,8 @@ impl Sender {
         shared: &mut Shared<'_>,
     ) -> Self {
         let config = shared.config;
-        let key = request.encrypt.then(|| start.secret.public());
-        let asking = feature::asking(config.sockets);
-        let extension = config.extensions.then(|| ours(&request, asking));
-        let asked = match request.via {
-            Via::Direct | Via::Pull => {
-                Self::session_request(&request, key, extension).encode(start.id, None)
-            }
-            Via::Push => PushReq {
-                size: request.size,
-                hash: None,
-                key,
-                name: request.name.clone().into_bytes(),
-                extension,
-            }
-            .encode(start.id),
-        };
+        let asking = config.extensions.then(|| feature::asking(config.sockets));
+        let asked = Self::first_request(&request, &start, asking);
         let patience = match request.via {
             Via::Direct | Via::Pull => config.request_timeout,
             Via::Push => config.call_timeout,
@@ -123,6 +111,54 @@ impl Sender {
         Ok(it)
     }
 
+    /// SESSION_REQ or PUSH_REQ, with our extension block or without.
+    fn first_request(request: &Request, start: &Start, asking: Option<u32>) -> Vec<u8> {
+        let key = request.encrypt.then(|| start.secret.public());
+        let extension = asking.map(|asking| ours(request, asking));
+        match request.via {
+            Via::Direct | Via::Pull => {
+                Self::session_request(request, key, extension).encode(start.id, None)
+            }
+            Via::Push => PushReq {
+                size: request.size,
+                hash: None,
+                key,
+                name: request.name.clone().into_bytes(),
+                extension,
+            }
+            .encode(start.id),
+        }
+    }
+
+    /// Whether nothing has answered, and a peer that drops what it does not understand may be why (18.4.5). Whoever
+    /// has something to prove, or is to take a bundle, is not asked without the block.
+    pub(super) fn may_begin_anew(&self) -> bool {
+        let waits = !self.answered && self.doubt.is_none() && self.gate.is_none();
+        let free = self.request.trust == Trust::Anyone && !self.request.bundle;
+        waits && free && self.extends
+    }
+
+    /// Whether it is time to; asked once.
+    pub(in crate::hpudp) fn begins_anew(&mut self) -> bool {
+        std::mem::take(&mut self.anew)
+    }
+
+    /// Asks again without the extension block, under another number and with another key: as a peer of v5.0 would.
+    pub(in crate::hpudp) fn begin_anew(&mut self, now: Instant, start: Start, config: &Config) {
+        self.extends = false;
+        self.asked = Self::first_request(&self.request, &start, None);
+        self.id = start.id;
+        self.secret = self.request.encrypt.then_some(start.secret);
+        self.start_over(now);
+        self.outgoing.clear();
+        self.outgoing.push_back(self.asked.clone());
+        self.asks = 1;
+        self.retry = config.request_retry;
+        self.timers.set(Timer::Request, now + self.retry);
+        self.timers
+            .set(Timer::Patience, now + config.request_timeout / 3);
+    }
+
     fn session_request(
         request: &Request,
         key: Option<[u8; 32]>,
@@ -174,6 +210,10 @@ impl Sender {
             awaited: VecDeque::new(),
             had: RangeSet::new(),
             retry: config.request_retry,
+            asks: 1,
+            doubt: None,
+            extends: config.extensions,
+            anew: false,
             state,
             secret: request.encrypt.then_some(start.secret),
             sealer: None,
@@ -186,7 +226,7 @@ impl Sender {
             chunk,
             total: request.size.div_ceil(chunk as u64),
             request,
-            window: SendWindow::with_capacity(WINDOW_BLOCKS as usize),
+            window: SendWindow::with_capacity(WINDOW_BLOCKS_EXTENDED as usize),
             spare: Vec::new(),
             wanted: 0,
             next: 0,
@@ -226,7 +266,7 @@ impl Sender {
         shared: &mut Shared<'_>,
     ) {
         let extension = Extension::unsigned(datagram, datagram.len() - HEADER - payload.len())
-            .filter(|_| shared.config.extensions);
+            .filter(|_| self.extends);
         let key = payload.first_chunk::<32>().copied();
         let waits = self.request.encrypt || self.request.bundle;
         if self.request.via != Via::Direct || !waits || key.is_some() != self.request.encrypt {
@@ -270,7 +310,7 @@ impl Sender {
             shared.counters.add(Counter::Unexpected, 1);
             return None;
         }
-        let extension = accept.extension.filter(|_| shared.config.extensions);
+        let extension = accept.extension.filter(|_| self.extends);
         if let Err(failure) = self.agree(now, accept.key, extension, datagram, shared) {
             self.refuse(now, failure, shared);
             return None;
@@ -364,6 +404,7 @@ impl Sender {
 
     pub(super) fn connected(&mut self, now: Instant, extended: bool, shared: &mut Shared<'_>) {
         self.answered = true;
+        self.doubt = None;
         self.timers.stop(Timer::Patience);
         self.timers.set(Timer::Silence, now + FIRST_SILENCE);
         self.wake = Some(now);

@@ -240,7 +240,7 @@ impl Sender {
         let m = match (config.parity, self.feedback.knows_loss()) {
             (Parity::Table, true) => u64::from(parity::table(self.feedback.reported_loss(), k)),
             (Parity::Adaptive, true) if self.is_tail() => {
-                parity::enough(k, self.feedback.loss(), self.flight()) - k
+                parity::enough(k, self.feedback.loss(), self.idle()) - k
             }
             (Parity::Adaptive, true) if self.extension.is_none() => {
                 let interval = self.feedback.interval(true);
@@ -284,6 +284,12 @@ impl Sender {
     /// Whether everything else will have left by the time that a loss of now can be repaired, so that repairing it
     /// makes the transfer longer.
     pub(super) fn is_tail(&self) -> bool {
+        self.idle() > 0.0
+    }
+
+    /// Packets that could have left in the time for which a loss of now makes the transfer longer: those of a flight,
+    /// but for all that leaves meanwhile.
+    pub(super) fn idle(&self) -> f64 {
         let extra = self.parities.len() + self.copies.len();
         let spared = self.had.iter().map(|it| {
             (it.end * BLOCK)
@@ -292,7 +298,8 @@ impl Sender {
         });
         let unsent = (self.total - self.next).saturating_sub(spared.sum());
         let left = unsent + self.repairs.len() + extra as u64;
-        left as f64 <= self.flight()
+        let arriving = (1.0 - self.feedback.loss()).max(0.1);
+        (self.flight() - left as f64 / arriving).max(0.0)
     }
 
     /// One DATA packet, for the first time or again. A sealed one is the same bytes each time; a plain one gets a

@@ -314,24 +314,45 @@ proptest! {
         had in prop::collection::vec(
             (0u64..3_000_000, prop::collection::vec((0u64..3_200_000, 0u64..1_500_000), 0..6)), 0..5),
     ) {
-        let mut had: Vec<_> = had
-            .into_iter()
-            .map(|(after, list)| {
-                let ranges = list.into_iter().map(|(start, len)| start..start + len).collect();
-                (after, ranges)
-            })
-            .collect();
-        had.sort_by_key(|(after, _): &(u64, Vec<_>)| *after);
-        let deal = Deal {
-            via: WAYS[via], encrypt, bundle, size: 3_000_000, had: VecDeque::from(had), ..Deal::default()
-        };
-        let mut duo = Duo::new(Config::default(), daemon(), deal);
-        let mut rng = Rng::new(seed);
-        let loss = loss as f64 * 0.08;
-        duo.run(90 * SECOND, |_, _, _| usize::from(!rng.chance(loss)));
-        duo.assert_done("had");
+        with_parts_had(via, encrypt, bundle, loss, seed, had);
     }
 }
+
+/// Found by the test above: a plain pull whose first packets were lost.
+#[test]
+fn a_plain_pull_that_loses_its_beginning_goes_on() {
+    with_parts_had(2, false, false, 2, 5_971_079_115_996_196_675, Vec::new());
+}
+
+fn with_parts_had(via: usize, encrypt: bool, bundle: bool, loss: u64, seed: u64, had: Vec<Told>) {
+    let mut had: Vec<_> = had
+        .into_iter()
+        .map(|(after, list)| {
+            let ranges = list
+                .into_iter()
+                .map(|(start, len)| start..start + len)
+                .collect();
+            (after, ranges)
+        })
+        .collect();
+    had.sort_by_key(|(after, _): &(u64, Vec<_>)| *after);
+    let deal = Deal {
+        via: WAYS[via],
+        encrypt,
+        bundle,
+        size: 3_000_000,
+        had: VecDeque::from(had),
+        ..Deal::default()
+    };
+    let mut duo = Duo::new(Config::default(), daemon(), deal);
+    let mut rng = Rng::new(seed);
+    let loss = loss as f64 * 0.08;
+    duo.run(90 * SECOND, |_, _, _| usize::from(!rng.chance(loss)));
+    duo.assert_done("had");
+}
+
+/// After which byte it is said, and where what is had begins and how long it is.
+type Told = (u64, Vec<(u64, u64)>);
 
 #[test]
 fn refused_packets_are_counted_not_answered() {

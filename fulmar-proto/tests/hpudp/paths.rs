@@ -1,13 +1,10 @@
 //! One session over several paths: different delays, losses, one that is dead or dies, rebinding ports, and peers that
 //! know nothing of it.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
-
-mod common;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use common::{A, B, Pair, link, seed};
+use crate::common::{A, B, Pair, link, seed};
 use fulmar_proto::engine::Bitrate;
 use fulmar_proto::hpudp::{Config, Counter};
 use fulmar_proto::sim::{LinkConfig, LinkId, Loss, NodeId, Rng};
@@ -48,7 +45,7 @@ impl Several {
         } else {
             (client, daemon)
         };
-        let mut host = |config| common::Host::fulmar(start, config, &mut rng);
+        let mut host = |config| crate::common::Host::fulmar(start, config, &mut rng);
         let hosts = (host(configs.0), host(configs.1));
         let (up, down) = links[0].clone();
         let first = if get { (down, up) } else { (up, down) };
@@ -342,7 +339,7 @@ fn a_path_that_is_not_there_draws_no_more_than_it_paid_for() {
         seen += sent.len();
         for sent in sent
             .into_iter()
-            .filter(|it| it.bytes[0] == common::kind::HEARTBEAT)
+            .filter(|it| it.bytes[0] == crate::common::kind::HEARTBEAT)
         {
             paid += sent.bytes.len();
             it.net.inject(target, victim, &sent.bytes);

@@ -1,5 +1,4 @@
 //! A limit for a whole endpoint, changed while files move.
-#![allow(clippy::disallowed_methods)]
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,4 @@
 //! Two HP-UDP endpoints over a link: the plain cases, one by one.
-#![allow(clippy::disallowed_methods)]
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,6 @@
 //! The link grid: every loss, round trip, kind of session and kind of mischief, many seeds, every byte exact.
 //!
 //! `SEED=n` replays one seed; `GRID=long` runs five times as many. A nonce used for two packets panics.
-#![allow(clippy::disallowed_methods)]
 
 use std::time::{Duration, Instant};
 
