@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use fulmar_proto::engine::Bitrate;
 use fulmar_proto::sim::{LinkConfig, Loss};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::emulator::{Carried, Emulator, MTU};
@@ -143,7 +143,7 @@ impl Road {
 }
 
 /// What became of a number of small datagrams.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Probe {
     /// Sent by the near end.
     pub(crate) sent: u16,
