@@ -147,7 +147,9 @@ mod tests {
                 .to_owned()
         };
         assert!(
-            line("fulmar send").contains("25 %") && line("fulmar send").contains("1.25 | 2.50"),
+            ["25 %", "1.25", "2.50"]
+                .iter()
+                .all(|cell| line("fulmar send").contains(cell)),
             "{text}"
         );
         assert!(

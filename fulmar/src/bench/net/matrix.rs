@@ -3,6 +3,7 @@
 //!
 //! It does *not* show single runs; the rows have them.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -12,7 +13,7 @@ use super::{Kind, Row};
 /// The table, and what to know when reading it, in Markdown.
 pub(crate) fn matrix(rows: &[Row]) -> String {
     let mut rows: Vec<&Row> = rows.iter().collect();
-    rows.sort_by(|a, b| order(a).partial_cmp(&order(b)).expect("no figure is NaN"));
+    rows.sort_by(|a, b| order(a, b));
     let mut peers: Vec<Kind> = rows.iter().map(|row| row.peer).collect();
     peers.sort_by_key(|peer| *peer as u8);
     peers.dedup();
@@ -26,7 +27,7 @@ pub(crate) fn matrix(rows: &[Row]) -> String {
     let columns = peers.len() + 2 * usize::from(peers.contains(&Kind::Fulmar));
     let _ = writeln!(text, "\n|---|{}", "---|".repeat(columns));
     let mut score = Score::default();
-    for link in rows.chunk_by(|a, b| order(a) == order(b)) {
+    for link in rows.chunk_by(|a, b| order(a, b).is_eq()) {
         let _ = write!(text, "| {} |", heading(link[0]));
         for peer in &peers {
             let row = link.iter().find(|row| row.peer == *peer);
@@ -101,7 +102,7 @@ fn best_other(link: &[&Row]) -> Option<f64> {
     others.filter_map(|row| row.median_bps).reduce(f64::max)
 }
 
-/// Rates below those that are compared with have a digit more.
+/// In Mbit/s, to three digits or a tenth.
 fn figure(row: &Row) -> String {
     let Some(bps) = row.median_bps.filter(|_| row.failed.is_none()) else {
         return "failed".to_owned();
@@ -140,8 +141,14 @@ fn heading(row: &Row) -> String {
     name(row.rtt_ms, row.loss, row.rate_bps)
 }
 
-fn order(row: &Row) -> (u64, f64, f64) {
-    (row.rate_bps, row.rtt_ms, row.loss)
+/// By rate, round trip, loss.
+fn order(a: &Row, b: &Row) -> Ordering {
+    let by_rtt = || a.rtt_ms.total_cmp(&b.rtt_ms);
+    let by_loss = || a.loss.total_cmp(&b.loss);
+    a.rate_bps
+        .cmp(&b.rate_bps)
+        .then_with(by_rtt)
+        .then_with(by_loss)
 }
 
 fn bold_if(is: bool, text: String) -> String {

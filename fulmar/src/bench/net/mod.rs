@@ -190,7 +190,7 @@ impl Row {
     /// The link.
     fn cell(&self) -> Cell {
         Cell {
-            rtt: Duration::from_secs_f64(self.rtt_ms / 1e3),
+            rtt: Duration::try_from_secs_f64(self.rtt_ms / 1e3).unwrap_or_default(),
             loss: self.loss,
             rate: Bitrate::from_bits_per_sec(self.rate_bps),
         }

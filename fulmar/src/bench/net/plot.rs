@@ -42,7 +42,8 @@ pub(crate) fn plot(rows: &[Row]) -> String {
                 width,
             };
             let here = |row: &&Row| row.rtt_ms == rtt_ms && row.rate_bps == rate_bps;
-            let rows: Vec<&Row> = rows.iter().filter(here).collect();
+            let mut rows: Vec<&Row> = rows.iter().filter(here).collect();
+            rows.sort_by(|a, b| a.loss.total_cmp(&b.loss));
             let rate = Bitrate::from_bits_per_sec(rate_bps);
             field.draw(&mut svg, &format!("{rate}, {rtt_ms} ms"), &axes, &rows);
         }
@@ -89,53 +90,50 @@ struct Field {
 }
 
 impl Field {
+    /// Its axes, and the lines of these rows, which are in order of loss.
     fn draw(&self, svg: &mut String, title: &str, axes: &Axes, rows: &[&Row]) {
         text(svg, "head", self.x, self.y - 8, title);
         for quarter in 0..=4 {
-            let y = self.y + FIELD * quarter / 4;
-            let end = self.x + self.width;
-            let _ = writeln!(svg, "<path class=\"grid\" d=\"M{},{y}H{end}\"/>", self.x);
-            if self.x == LEFT && quarter % 2 == 0 {
+            let (x, y, end) = (self.x, self.y + FIELD * quarter / 4, self.x + self.width);
+            let _ = writeln!(svg, "<path class=\"grid\" d=\"M{x},{y}H{end}\"/>");
+            if x == LEFT && quarter % 2 == 0 {
                 let share = f64::from(4 - quarter) / 4.0;
-                text(svg, "left", self.x - 6, y + 4, &share.to_string());
+                text(svg, "left", x - 6, y + 4, &share.to_string());
             }
         }
         for (index, loss) in axes.losses.iter().enumerate() {
-            let x = self.across(index, axes) as u32;
-            text(
-                svg,
-                "below",
-                x,
-                self.y + FIELD + 16,
-                &format!("{} %", percent(*loss)),
-            );
+            let (x, y) = (self.across(index, axes) as u32, self.y + FIELD + 16);
+            text(svg, "below", x, y, &format!("{} %", percent(*loss)));
         }
         // This program's line last, on top of the others.
         for &peer in axes.peers.iter().rev() {
-            let rows = rows.iter().filter(|row| row.peer == peer);
-            let _ = writeln!(svg, "<g class=\"{}\">", class(peer));
-            let (mut line, mut dots) = (String::new(), String::new());
-            for row in rows {
-                let index = axes.losses.iter().position(|loss| *loss == row.loss);
-                let x = self.across(index.unwrap_or(0), axes);
-                // Who failed has brought nothing across.
-                let share = row.share.unwrap_or(0.0).clamp(0.0, 1.0);
-                let y = f64::from(self.y) + f64::from(FIELD) * (1.0 - share);
-                let _ = write!(line, "{x:.1},{y:.1} ");
-                let _ = writeln!(
-                    dots,
-                    "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\"><title>{}, {} %: {}</title></circle>",
-                    peer.name(),
-                    percent(row.loss),
-                    said(row),
-                );
-            }
+            self.line(svg, peer, axes, rows);
+        }
+    }
+
+    /// One contender's.
+    fn line(&self, svg: &mut String, peer: Kind, axes: &Axes, rows: &[&Row]) {
+        let (mut line, mut dots) = (String::new(), String::new());
+        for row in rows.iter().filter(|row| row.peer == peer) {
+            let index = axes.losses.iter().position(|loss| *loss == row.loss);
+            let x = self.across(index.unwrap_or(0), axes);
+            // Who failed has brought nothing across.
+            let share = row.share.unwrap_or(0.0).clamp(0.0, 1.0);
+            let y = f64::from(self.y) + f64::from(FIELD) * (1.0 - share);
+            let _ = write!(line, "{x:.1},{y:.1} ");
             let _ = writeln!(
-                svg,
-                "<polyline points=\"{}\"/>\n{dots}</g>",
-                line.trim_end()
+                dots,
+                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\"><title>{}, {} %: {}</title></circle>",
+                peer.name(),
+                percent(row.loss),
+                said(row),
             );
         }
+        let (class, line) = (class(peer), line.trim_end());
+        let _ = writeln!(
+            svg,
+            "<g class=\"{class}\">\n<polyline points=\"{line}\"/>\n{dots}</g>"
+        );
     }
 
     /// Where the loss of this index is.
