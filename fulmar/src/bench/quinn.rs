@@ -41,7 +41,8 @@ impl Quinn {
             beside
         } else {
             program(Self::NAME)
-                .context("it is not built; cargo build --release -p quinn-peer builds it")?
+                .ok()
+                .context("quinn-peer is not here; cargo build --release -p quinn-peer builds it")?
         };
         Ok(Self {
             program,
