@@ -236,13 +236,12 @@ fn quinn(task: &Task<'_>, controller: &'static str) -> anyhow::Result<Moved> {
     pair(task, Quinn::NAME, recv, &mut send)
 }
 
-/// What may be on its way or wait for what is missing, in bytes: four round trips at full rate, but no more than quinn's
-/// own bound of gaps in a stream allows at this loss. It ends a connection that goes beyond.
+/// In bytes: no more than quinn's own bound of gaps in a stream allows at this loss. It ends a connection that goes
+/// beyond.
 fn quinn_window(cell: &Cell) -> u32 {
-    let ample = (4 * cell.rate.bytes_in(cell.rtt)).max(QUINN_WINDOW_MIN) as f64;
     // One gap for every packet that is lost after one that is not.
     let gaps_per_byte = cell.loss * (1.0 - cell.loss) / QUINN_PACKET;
-    ample.min(QUINN_GAPS / gaps_per_byte) as u32
+    (ample(cell) as f64).min(QUINN_GAPS / gaps_per_byte) as u32
 }
 
 /// The receiver writes what it gets and ends with the sender.
@@ -252,9 +251,10 @@ fn srt(task: &Task<'_>) -> anyhow::Result<Moved> {
         Ok(socket.local_addr()?.port())
     })?;
     let arrives = format!("file://{}", task.target.join("source").display());
+    let options = srt_options(task.cell);
     let mut recv = Command::new(program(SRT)?);
     recv.arg("-q")
-        .arg(format!("srt://{FAR}:{port}?mode=listener&{SRT_OPTIONS}"))
+        .arg(format!("srt://{FAR}:{port}?mode=listener&{options}"))
         .arg(arrives);
     recv.stdout(Stdio::null());
     let recv = task.road.far().enter(|| Running::spawn(&mut recv))?;
@@ -274,10 +274,23 @@ fn srt(task: &Task<'_>) -> anyhow::Result<Moved> {
     send.arg("-q")
         .arg(format!("file://{}", task.source.display()))
         .arg(format!(
-            "srt://{FAR}:{port}?mode=caller&conntimeo={SRT_PATIENCE_MS}&{SRT_OPTIONS}"
+            "srt://{FAR}:{port}?mode=caller&conntimeo={SRT_PATIENCE_MS}&{options}"
         ));
     send.stdout(Stdio::null());
     pair(task, SRT, recv, &mut send)
+}
+
+/// Buffers in bytes, and a flow window in packets that is no less. Larger ones than these let its first burst be as large.
+fn srt_options(cell: &Cell) -> String {
+    let buffer = ample(cell);
+    let window = buffer.div_ceil(SRT_PACKET);
+    format!("transtype=file&fc={window}&sndbuf={buffer}&rcvbuf={buffer}")
+}
+
+/// What a window needs that is not to be in the way, in bytes: four round trips at full rate, which is what is on its
+/// way, what waits in the queue, and what waits for something to be sent again.
+fn ample(cell: &Cell) -> u64 {
+    (4 * cell.rate.bytes_in(cell.rtt)).max(WINDOW_MIN)
 }
 
 /// Runs the sender of a pair whose receiver runs, writes in order and ends when it has everything. What the receiver
@@ -305,14 +318,14 @@ fn pair(
     })
 }
 
-const QUINN_WINDOW_MIN: u64 = 1 << 20;
+const WINDOW_MIN: u64 = 1 << 20;
 /// Stretches of a stream that a receiver of quinn-proto 0.11.19 keeps apart.
 const QUINN_GAPS: f64 = 1024.0;
 /// Bytes of a stream in a packet of it.
 const QUINN_PACKET: f64 = 1420.0;
 const SRT: &str = "srt-file-transmit";
-/// Buffers and window, in bytes and packets, for what is on its way over the longest link at the highest rate twice.
-const SRT_OPTIONS: &str = "transtype=file&fc=60000&sndbuf=80000000&rcvbuf=80000000";
+/// Bytes of the file in a packet of it.
+const SRT_PACKET: u64 = 1456;
 const SRT_START: Duration = Duration::from_secs(5);
 /// For the handshake; 3 s if not said.
 const SRT_PATIENCE_MS: u32 = 20_000;
@@ -337,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_of_quinn_hold_the_link_and_keep_its_bound() {
+    fn windows_hold_the_link_and_keep_to_the_bound_of_quinn() {
         let window = |rtt, loss, mbit: u64| {
             quinn_window(&Cell {
                 rtt: Duration::from_millis(rtt),
@@ -348,6 +361,12 @@ mod tests {
         assert_eq!(window(140, 0.0, 100), 7_000_000);
         assert_eq!(window(1, 0.01, 100), 1 << 20);
         assert_eq!(window(140, 0.001, 1000), 70_000_000);
+        let far = Cell {
+            rtt: Duration::from_millis(140),
+            loss: 0.0,
+            rate: Bitrate::from_bits_per_sec(100_000_000),
+        };
+        assert!(srt_options(&far).ends_with("fc=4808&sndbuf=7000000&rcvbuf=7000000"));
         let gaps = f64::from(window(140, 0.33, 1000)) / QUINN_PACKET * 0.33 * 0.67;
         assert!((QUINN_GAPS - 1.0..=QUINN_GAPS).contains(&gaps), "{gaps}");
     }
