@@ -8,8 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 
-use super::{Kind, Row, Settings, Update};
-use crate::bench::net::Cell;
+use super::{Cell, Kind, Row, Settings, Update};
 
 /// The rows of one file or of several.
 #[derive(Clone, Debug, Default)]
