@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Every run has a road of its own, so no run inherits anything of another's, and the same draws of loss as the run of
-//! the same number of every other contender. A file that arrives whole is compared by hash. It needs Linux and root. It
+//! the same number of every other contender over the same link. A file that arrives whole is compared by hash. It needs Linux and root. It
 //! does *not* say what another kernel, another router or a path with other traffic would give.
 
 mod emulator;
@@ -369,8 +369,7 @@ impl Course<'_> {
             bail!("interrupted");
         }
         let target = self.place.fresh_target()?;
-        let seed = self.options.seed.wrapping_add(u64::from(number));
-        let road = Road::build(cell, seed)?;
+        let road = Road::build(cell, cell.seed(self.options.seed, number))?;
         let moved = kind.carry(&Task {
             cell,
             road: &road,
