@@ -67,6 +67,8 @@ fn bad_usage_is_one_sentence_and_exit_2() {
         ("sim hpudp --size 2TiB", "--size"),
         ("bench --runs 0", "1..=1000"),
         ("bench --size 0", "--size"),
+        ("bench net --from rows --keep rows", "--keep"),
+        ("bench net --markdown --json", "--json"),
     ] {
         let output = says(line);
         let said = text(&output.stderr);
@@ -384,7 +386,8 @@ fn documents_keep_to_what_the_binary_has() {
         for command in commands_in(&text) {
             let words: Vec<&str> = command.split_whitespace().collect();
             let is_name = |word: &&&str| word.bytes().all(|byte| byte.is_ascii_lowercase());
-            let depth = if words.first() == Some(&"sim") { 2 } else { 1 };
+            let parted = matches!(words.first(), Some(&"sim" | &"bench"));
+            let depth = if parted { 2 } else { 1 };
             let verb: Vec<&str> = words
                 .iter()
                 .take(depth)

@@ -4,9 +4,11 @@
 //! it. Every received file is compared by hash; a copy that differs is a failure, not a time. It does *not* measure a
 //! network: loopback has no wire, so this is what the processors allow.
 
+mod fulmar;
 pub(crate) mod net;
 mod peers;
 mod process;
+mod quinn;
 mod table;
 
 use std::fs::{self, File};
@@ -15,8 +17,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use ::fulmar::driver::raw_limit;
 use anyhow::{Context, bail};
-use fulmar::driver::raw_limit;
 use fulmar_proto::engine::Bytes;
 use fulmar_proto::sim::Rng;
 use serde::Serialize;

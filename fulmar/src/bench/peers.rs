@@ -1,4 +1,4 @@
-//! Who copies the file: this program, plain TCP, `scp` and `rsync`.
+//! Who copies the file: this program, plain TCP, QUIC, `scp` and `rsync`. `fulmar.rs` and `quinn.rs` have their own.
 //!
 //! The peers get what they need to run at their best and nothing of the user's: an `sshd` of our own with throw-away
 //! keys and an `rsync` daemon with a configuration of its own, both on loopback and in the bench's directory, both
@@ -19,7 +19,9 @@ use fulmar_proto::engine::Bytes;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
+use super::fulmar::{Fulmar, Way};
 use super::process::{Running, free_port, program};
+use super::quinn::Quinn;
 
 /// Something that copies a file over loopback.
 pub(super) trait Contender {
@@ -48,23 +50,23 @@ pub(super) type Entry = (
 
 /// Everyone who may be measured, in the order of the runs.
 pub(super) fn all(binary: &Path, place: &Place) -> Vec<Entry> {
-    let fulmar = |encrypt| {
-        Ok(Box::new(Fulmar {
-            binary: binary.to_owned(),
-            encrypt,
-        }) as Box<dyn Contender>)
-    };
+    let fulmar = |way, encrypt| boxed(Ok(Fulmar::new(binary, place.dir(), way, encrypt)));
     let tcp = |mss| Ok(Box::new(Tcp { mss }) as Box<dyn Contender>);
     vec![
         (
             "fulmar send, encrypted",
             "two processes; the clock runs from the start of `send` to its exit",
-            fulmar(true),
+            fulmar(Way::Send, true),
         ),
         (
             "fulmar send, plain",
             "as above, contents readable on the way",
-            fulmar(false),
+            fulmar(Way::Send, false),
+        ),
+        (
+            "fulmar put, encrypted",
+            "`put` to `serve --allow-put`, two processes; the clock runs from the start of `put` to its exit",
+            fulmar(Way::Put, true),
         ),
         (
             "tcp, 1400-byte segments",
@@ -75,6 +77,11 @@ pub(super) fn all(binary: &Path, place: &Place) -> Vec<Entry> {
             "tcp, as it comes",
             "as above, but loopback lets TCP use segments of 64 KB, which no wire carries",
             tcp(None),
+        ),
+        (
+            "quinn",
+            "one QUIC stream, AES-128-GCM, two processes; the clock runs from the start of the sender to its exit",
+            boxed(Quinn::find(binary, "cubic", QUINN_WINDOW)),
         ),
         (
             "scp",
@@ -150,42 +157,6 @@ impl Place {
 fn free_bytes(dir: &Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(dir).ok()?;
     stat.f_bavail.checked_mul(stat.f_frsize)
-}
-
-/// `fulmar recv --once` and `fulmar send`, two processes of this program.
-struct Fulmar {
-    binary: PathBuf,
-    encrypt: bool,
-}
-
-impl Contender for Fulmar {
-    fn copy(&mut self, source: &Path, target: &Path, stop: &AtomicBool) -> anyhow::Result<Copied> {
-        // A key of its own, beside the files.
-        let keys = source.parent().unwrap_or(target);
-        let mut recv = Command::new(&self.binary);
-        recv.env("XDG_CONFIG_HOME", keys)
-            .arg("recv")
-            .arg(target)
-            .args(["--listen", "127.0.0.1:0", "--once", "--json"]);
-        let mut recv = Running::spawn(recv.stdout(Stdio::piped()))?;
-        let to = recv.ready("fulmar recv")?;
-        let mut send = Command::new(&self.binary);
-        send.env("XDG_CONFIG_HOME", keys)
-            .arg("send")
-            .arg(source)
-            .arg(to.to_string())
-            .arg("--quiet");
-        send.arg(if self.encrypt { "--encrypt" } else { "--plain" });
-        let start = Instant::now();
-        let mut send = Running::spawn(&mut send)?;
-        send.finish("fulmar send", stop)?;
-        let time = start.elapsed();
-        recv.finish("fulmar recv", stop)?;
-        Ok(Copied {
-            time,
-            peak_bytes: [send.peak_bytes, recv.peak_bytes],
-        })
-    }
 }
 
 /// One connection, file to socket to file, in this process.
@@ -452,6 +423,8 @@ fn user_name() -> anyhow::Result<String> {
     Ok(name)
 }
 
+/// What quinn may have on its way over loopback, in bytes: with 2 MiB it costs least processor time of 1 to 8 MiB.
+const QUINN_WINDOW: u32 = 2 << 20;
 const CIPHER: &str = "aes128-gcm@openssh.com";
 /// Room beside the two files.
 const MARGIN: u64 = 64 << 20;

@@ -19,18 +19,19 @@ impl fmt::Display for Report {
             place = self.place.display(),
         )?;
         let raw = self.rows.first().and_then(|row| row.median_bps);
-        let scp = self.median_of("scp");
+        let (quinn, scp) = (self.median_of("quinn"), self.median_of("scp"));
         let head = [
             "",
             "median",
             "lowest to highest",
             "of raw",
+            "x quinn",
             "x scp",
             "memory, send and recv",
         ];
         let mut lines = vec![head.map(str::to_owned)];
-        lines.extend(self.rows.iter().map(|row| cells(row, raw, scp)));
-        let widths: [usize; 6] = std::array::from_fn(|column| {
+        lines.extend(self.rows.iter().map(|row| cells(row, [raw, quinn, scp])));
+        let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
             lines
                 .iter()
                 .map(|line| line[column].chars().count())
@@ -55,7 +56,7 @@ impl fmt::Display for Report {
     }
 }
 
-fn cells(row: &Row, raw: Option<f64>, scp: Option<f64>) -> [String; 6] {
+fn cells(row: &Row, [raw, quinn, scp]: [Option<f64>; 3]) -> [String; COLUMNS] {
     let Some(median) = row.median_bps.filter(|_| row.failed.is_none()) else {
         let why = match (&row.failed, &row.skipped) {
             (Some(reason), _) => format!("failed: {reason}"),
@@ -65,6 +66,7 @@ fn cells(row: &Row, raw: Option<f64>, scp: Option<f64>) -> [String; 6] {
         return [
             row.name.to_owned(),
             why,
+            String::new(),
             String::new(),
             String::new(),
             String::new(),
@@ -80,7 +82,8 @@ fn cells(row: &Row, raw: Option<f64>, scp: Option<f64>) -> [String; 6] {
         Bitrate::from_bits_per_sec(median as u64).to_string(),
         format!("{:.2} to {:.2}", low / 1e9, high / 1e9),
         raw.map_or_else(String::new, |raw| format!("{:.0} %", 100.0 * median / raw)),
-        scp.map_or_else(String::new, |scp| format!("{:.2}", median / scp)),
+        times(median, quinn),
+        times(median, scp),
         match row.peak_bytes {
             [Some(send), Some(recv)] => format!("{}, {}", Bytes(send), Bytes(recv)),
             [Some(_), None] | [None, _] => String::new(),
@@ -88,13 +91,19 @@ fn cells(row: &Row, raw: Option<f64>, scp: Option<f64>) -> [String; 6] {
     ]
 }
 
-fn joined(line: &[String; 6], widths: &[usize; 6]) -> String {
+fn times(median: f64, other: Option<f64>) -> String {
+    other.map_or_else(String::new, |other| format!("{:.2}", median / other))
+}
+
+fn joined(line: &[String; COLUMNS], widths: &[usize; COLUMNS]) -> String {
     let mut text = String::from("|");
     for (cell, width) in line.iter().zip(widths) {
         write!(text, " {cell:<width$} |").expect("writing to a string does not fail");
     }
     text
 }
+
+const COLUMNS: usize = 7;
 
 #[cfg(test)]
 mod tests {
@@ -118,6 +127,7 @@ mod tests {
                     peak_bytes: [Some(100 << 20), Some(50 << 20)],
                     ..measured("fulmar send, plain", 10e9)
                 },
+                measured("quinn", 8e9),
                 measured("scp", 4e9),
                 Row {
                     skipped: Some("rsync is not installed".into()),
@@ -137,7 +147,9 @@ mod tests {
                 .to_owned()
         };
         assert!(
-            line("fulmar send").contains("25 %") && line("fulmar send").contains("2.50"),
+            ["25 %", "1.25", "2.50"]
+                .iter()
+                .all(|cell| line("fulmar send").contains(cell)),
             "{text}"
         );
         assert!(

@@ -11,7 +11,7 @@ use fulmar_proto::engine::{Bitrate, Bytes};
 
 use super::fault::{Exit, Fault};
 use super::{Talk, stop_on_signals};
-use crate::bench::net::{self, Cell, Kind, Standing, Table, Update};
+use crate::bench::net::{self, Cell, Kept, Kind, Log, Standing, Table, Update};
 use crate::{bench, ui};
 
 /// The options of `fulmar bench`.
@@ -55,7 +55,7 @@ struct Net {
     all: bool,
     /// Who runs; those that are not here are named and skipped
     #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_enum, default_values_t = [
-        Kind::Fulmar, Kind::TcpCubic, Kind::TcpBbr, Kind::ScpCubic, Kind::QuinnCubic, Kind::QuinnBbr, Kind::Srt,
+        Kind::Fulmar, Kind::TcpCubic, Kind::TcpBbr, Kind::ScpCubic, Kind::ScpBbr, Kind::QuinnCubic, Kind::QuinnBbr, Kind::Srt,
     ])]
     peers: Vec<Kind>,
     /// Runs of each contender over each link, in turn; the table shows the median
@@ -70,7 +70,18 @@ struct Net {
     /// Of every draw of loss
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
-    /// Write the table as a drawing, too
+    /// Append what is measured to this file, and do not measure again what it has
+    #[arg(long, value_name = "FILE")]
+    keep: Option<PathBuf>,
+    /// Measure nothing: show what was kept in these files
+    #[arg(long, value_name = "FILE,..", value_delimiter = ',', conflicts_with_all = [
+        "rtt", "loss", "rate", "all", "keep",
+    ])]
+    from: Vec<PathBuf>,
+    /// Print a table for documents at the end: a line for each link, a column for each contender
+    #[arg(long, conflicts_with = "json")]
+    markdown: bool,
+    /// Write a drawing, too
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     #[command(flatten)]
@@ -120,6 +131,29 @@ impl Net {
     }
 }
 
+impl Net {
+    /// One row, as it comes.
+    fn show(&self, table: &mut Table, row: &net::Row) {
+        if !self.talk.json && !self.markdown {
+            ui::print(&table.row(row));
+        }
+    }
+
+    /// All rows together, in the forms that were asked for.
+    fn conclude(&self, all: &Kept) -> Result<(), Fault> {
+        if self.markdown {
+            ui::print(&net::matrix(&all.rows));
+        }
+        let Some(path) = &self.svg else {
+            return Ok(());
+        };
+        fs::write(path, net::plot(&all.rows)).map_err(|error| {
+            let fault = Fault::failed(format!("cannot write {}", path.display()), error);
+            fault.told(self.talk.voice())
+        })
+    }
+}
+
 /// Runs `fulmar bench`.
 pub(super) fn run(options: &Options) -> Result<(), Fault> {
     match &options.over {
@@ -156,8 +190,19 @@ fn loopback(options: &Options) -> Result<(), Fault> {
 
 fn links(options: &Net) -> Result<(), Fault> {
     let voice = options.talk.voice();
+    if !options.from.is_empty() {
+        let kept = Kept::read(&options.from)
+            .map_err(|error| Fault::failed("there are no rows", error).told(voice))?;
+        if !options.markdown {
+            let mut table = Table::default();
+            kept.rows
+                .iter()
+                .for_each(|row| options.show(&mut table, row));
+        }
+        return options.conclude(&kept);
+    }
     refuse_nothing(options.size)?;
-    let what = net::Options {
+    let mut what = net::Options {
         cells: options.cells(),
         peers: options.peers.clone(),
         runs: options.runs,
@@ -165,35 +210,47 @@ fn links(options: &Net) -> Result<(), Fault> {
         size: options.size,
         seed: options.seed,
         binary: own_file()?,
+        kept: Kept::default(),
     };
+    let mut log = None;
+    if let Some(path) = &options.keep {
+        let (opened, kept) = Log::open(path, &what.settings())
+            .map_err(|error| Fault::failed("rows cannot be kept", error).told(voice))?;
+        (log, what.kept) = (Some(opened), kept);
+    }
     let stop = stop_on_signals()?;
-    let (mut table, mut rows) = (Table::default(), Vec::new());
+    let (mut table, mut all, mut failed) = (Table::default(), what.kept.clone(), None);
     let ran = net::run(&what, &stop, |update| {
         match &update {
             Update::Doing(doing) => return voice.say(doing),
-            Update::Skipped { peer, because } => voice.say(&format!("SKIPPED: {peer}: {because}")),
+            Update::Begun(_) => {}
+            Update::Skipped { peer, because } => {
+                voice.say(&format!("SKIPPED: {}: {because}", peer.name()));
+            }
             Update::Link(link) => voice.say(&net::described(link)),
-            Update::Row(row) if !options.talk.json => ui::print(&table.row(row)),
-            Update::Row(_) => {}
+            Update::Row(row) => options.show(&mut table, row),
         }
         if options.talk.json {
             ui::print_json(&update);
         }
+        if let Some(log) = &mut log
+            && let Err(error) = log.write(&update)
+        {
+            voice.say(&format!("warning: a row is not kept: {error:#}"));
+        }
         if let Update::Row(row) = update {
-            rows.push(row);
+            // That another program gives up on a bad link is a result; that ours does is a failure.
+            if row.peer.is_own() {
+                failed = failed.take().or_else(|| row.failed.clone());
+            }
+            all.add(row);
         }
     });
-    if let Some(path) = &options.svg {
-        fs::write(path, net::plot(&rows)).map_err(|error| {
-            Fault::failed(format!("cannot write {}", path.display()), error).told(voice)
-        })?;
-    }
+    options.conclude(&all)?;
     ran.map_err(|error| unfinished(&stop, "the bench did not finish", error).told(voice))?;
-    // That another program gives up on a bad link is a result; that ours does is a failure.
-    let own = rows.iter().filter(|row| row.peer.starts_with("fulmar"));
-    match own.filter_map(|row| row.failed.as_ref()).next() {
+    match failed {
         None => Ok(()),
-        Some(reason) => Err(Fault::failed("fulmar failed", reason.clone()).told(voice)),
+        Some(reason) => Err(Fault::failed("fulmar failed", reason).told(voice)),
     }
 }
 

@@ -79,28 +79,23 @@ fn the_table_has_a_row_for_everyone_over_every_link() {
         return;
     }
     let place = tempfile::tempdir().unwrap();
-    let drawing = place.path().join("table.svg");
-    let mut bench = fulmar();
-    bench.args([
-        "bench", "net", "--rtt", "2ms,10ms", "--loss", "1%", "--rate", "200M",
-    ]);
-    bench.args([
-        "--size",
-        "2MB",
-        "--peers",
-        "fulmar-plain,tcp-cubic",
-        "--svg",
-    ]);
-    let ended = End::spawn(bench.arg(&drawing)).finish();
-    assert_eq!(ended.code(), Some(0), "{ended:#?}");
-    let rows: Vec<_> = ended
+    let [drawing, rows] = ["table.svg", "rows"].map(|name| place.path().join(name));
+    let run = |peers: &str| {
+        let mut bench = fulmar();
+        bench.args(["bench", "net", "--rtt", "2ms,10ms", "--loss", "1%"]);
+        bench.args(["--rate", "200M", "--size", "2MB", "--peers", peers]);
+        let ended = End::spawn(bench.arg("--keep").arg(&rows)).finish();
+        assert_eq!(ended.code(), Some(0), "{ended:#?}");
+        ended
+    };
+    let ended = run("fulmar,tcp-cubic");
+    let measured: Vec<_> = ended
         .all("row")
         .iter()
         .map(|row| (row["rtt_ms"].as_f64(), row["peer"].as_str()))
         .collect();
-    let want =
-        [2.0, 10.0].map(|rtt| ["fulmar-plain", "tcp-cubic"].map(|peer| (Some(rtt), Some(peer))));
-    assert_eq!(rows, want.concat());
+    let want = [2.0, 10.0].map(|rtt| ["fulmar", "tcp-cubic"].map(|peer| (Some(rtt), Some(peer))));
+    assert_eq!(measured, want.concat());
     for row in ended.all("row") {
         let run = &row["runs"][0];
         assert_eq!(
@@ -121,6 +116,24 @@ fn the_table_has_a_row_for_everyone_over_every_link() {
             "{link}"
         );
     }
+
+    // Only what is not there yet is measured, and what is there can be shown without.
+    let ended = run("fulmar,fulmar-plain");
+    let added = ended.all("row");
+    assert!(added.iter().all(|row| row["peer"] == "fulmar-plain"));
+    assert_eq!(added.len(), 2);
+    let shown = fulmar()
+        .args(["bench", "net", "--markdown", "--from"])
+        .arg(&rows)
+        .arg("--svg")
+        .arg(&drawing)
+        .output()
+        .unwrap();
+    assert_eq!(shown.status.code(), Some(0), "{shown:?}");
+    let table = String::from_utf8(shown.stdout).unwrap();
+    let head = "| link | fulmar | share | x best | fulmar-plain | tcp-cubic |";
+    assert!(table.starts_with(head), "{table}");
+    assert_eq!(table.matches("\n| 200.0 Mbit/s").count(), 2, "{table}");
     assert!(fs::read_to_string(&drawing).unwrap().starts_with("<svg "));
 }
 

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use fulmar_proto::sim::{Link, LinkConfig, LinkStats, Rng};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tun_rs::SyncDevice;
 
 /// A running wire. Dropped, it ends, and its devices go.
@@ -31,7 +31,7 @@ pub(crate) struct Emulator {
 }
 
 /// What a wire has done.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Carried {
     /// From the near device to the far one.
     pub(crate) up: Way,
@@ -46,7 +46,7 @@ pub(crate) struct Carried {
 }
 
 /// One direction, in packets.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Way {
     /// That came in.
     pub(crate) offered: u64,

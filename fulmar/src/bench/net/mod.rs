@@ -4,14 +4,17 @@
 //! road.rs        two namespaces, a TUN device in each        namespace.rs
 //! emulator.rs    the wire: reads one device, asks fulmar_proto::sim::Link, writes the other
 //! peers.rs       who moves the file; tcp.rs does so inside this process
-//! table.rs       lines for people            plot.rs      the same as a drawing
+//! kept.rs        rows as lines in files, to go on from and to draw from
+//! table.rs       a line a row    matrix.rs    a line a link    plot.rs    a drawing
 //! ```
 //!
 //! Every run has a road of its own, so no run inherits anything of another's, and the same draws of loss as the run of
-//! the same number of every other contender. A file that arrives whole is compared by hash. It needs Linux and root. It
+//! the same number of every other contender over the same link. A file that arrives whole is compared by hash. It needs Linux and root. It
 //! does *not* say what another kernel, another router or a path with other traffic would give.
 
 mod emulator;
+mod kept;
+mod matrix;
 mod namespace;
 mod peers;
 mod plot;
@@ -19,14 +22,15 @@ mod road;
 mod table;
 mod tcp;
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use fulmar_proto::engine::Bytes;
-use serde::Serialize;
+use fulmar_proto::engine::{Bitrate, Bytes};
+use serde::{Deserialize, Serialize};
 
 use super::peers::Place;
 use super::{hash_of, median, write_random};
@@ -34,6 +38,8 @@ use emulator::Carried;
 use peers::{Moved, Task};
 use road::{FAR, NEAR, Probe, Road};
 
+pub(crate) use kept::{Kept, Log};
+pub(crate) use matrix::matrix;
 pub(crate) use peers::Kind;
 pub(crate) use plot::plot;
 pub(crate) use road::Cell;
@@ -55,19 +61,58 @@ pub(crate) struct Options {
     pub(crate) seed: u64,
     /// The program that measures, which is also one of those measured.
     pub(crate) binary: PathBuf,
+    /// What was measured before, and is not again.
+    pub(crate) kept: Kept,
+}
+
+impl Options {
+    /// What must be the same for rows to be comparable.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            size: self.size.0,
+            time_s: self.time.as_secs_f64(),
+            runs: self.runs,
+            seed: self.seed,
+        }
+    }
+}
+
+/// How much was sent how often.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Settings {
+    /// Bytes of the file.
+    pub(crate) size: u64,
+    /// A run ends after this, in seconds.
+    pub(crate) time_s: f64,
+    /// Runs of each in each cell.
+    pub(crate) runs: u16,
+    /// Of every draw of loss.
+    pub(crate) seed: u64,
+}
+
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "--size {} --time {}s --runs {} --seed {}",
+            self.size, self.time_s, self.runs, self.seed
+        )
+    }
 }
 
 /// What happens, as it does.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum Update {
     /// Something starts.
     #[serde(skip)]
     Doing(String),
+    /// Everything starts.
+    Begun(Settings),
     /// This one will not run.
     Skipped {
         /// Its name.
-        peer: &'static str,
+        peer: Kind,
         /// Why.
         because: String,
     },
@@ -78,7 +123,7 @@ pub(crate) enum Update {
 }
 
 /// A link, as ordered and as found.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Link {
     /// Round trip, in milliseconds.
     pub(crate) rtt_ms: f64,
@@ -91,7 +136,7 @@ pub(crate) struct Link {
 }
 
 /// One contender over one link.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
     /// Round trip, in milliseconds.
     pub(crate) rtt_ms: f64,
@@ -100,7 +145,7 @@ pub(crate) struct Row {
     /// Bits a second each way.
     pub(crate) rate_bps: u64,
     /// Who.
-    pub(crate) peer: &'static str,
+    pub(crate) peer: Kind,
     /// File bits a second, the median of the runs.
     pub(crate) median_bps: Option<f64>,
     /// Of the rate less what is lost, 0 to 1.
@@ -112,7 +157,7 @@ pub(crate) struct Row {
 }
 
 /// One run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Run {
     /// File bytes that arrived.
     pub(crate) bytes: u64,
@@ -131,15 +176,30 @@ pub(crate) struct Run {
 impl Row {
     fn new(cell: &Cell, kind: Kind) -> Self {
         Self {
-            rtt_ms: cell.rtt.as_secs_f64() * 1e3,
+            rtt_ms: millis(cell.rtt),
             loss: cell.loss,
             rate_bps: cell.rate.bits_per_sec(),
-            peer: kind.name(),
+            peer: kind,
             median_bps: None,
             share: None,
             runs: Vec::new(),
             failed: None,
         }
+    }
+
+    /// The link.
+    fn cell(&self) -> Cell {
+        Cell {
+            rtt: Duration::try_from_secs_f64(self.rtt_ms / 1e3).unwrap_or_default(),
+            loss: self.loss,
+            rate: Bitrate::from_bits_per_sec(self.rate_bps),
+        }
+    }
+
+    /// Whether it is a row of this link. Figures that were written down and read again are the same but for rounding.
+    fn is_over(&self, cell: &Cell) -> bool {
+        let own = self.cell();
+        own.rate == cell.rate && own.rtt == cell.rtt && (own.loss - cell.loss).abs() < 1e-9
     }
 
     fn close(&mut self, cell: &Cell) {
@@ -175,6 +235,7 @@ pub(crate) fn run(
 ) -> anyhow::Result<()> {
     namespace::possible()?;
     namespace::clear_dead();
+    tell(Update::Begun(options.settings()));
     let place = Place::new(options.size.0)?;
     let source = place.dir().join("source");
     let hash =
@@ -184,7 +245,7 @@ pub(crate) fn run(
         match kind.available(&options.binary) {
             Ok(()) => peers.push(kind),
             Err(error) => tell(Update::Skipped {
-                peer: kind.name(),
+                peer: kind,
                 because: format!("{error:#}"),
             }),
         }
@@ -196,17 +257,22 @@ pub(crate) fn run(
         hash,
         stop,
     };
-    for cell in &options.cells {
+    for (turn, cell) in options.cells.iter().enumerate() {
+        let mut peers = peers.clone();
+        peers.retain(|kind| !options.kept.has(cell, *kind));
+        if peers.is_empty() {
+            continue;
+        }
         let road = Road::build(cell, options.seed)?;
         let probe = road.probe(PROBES)?;
         drop(road);
         tell(Update::Link(Link {
-            rtt_ms: cell.rtt.as_secs_f64() * 1e3,
+            rtt_ms: millis(cell.rtt),
             loss: cell.loss,
             rate_bps: cell.rate.bits_per_sec(),
             probe,
         }));
-        course.cell(cell, &peers, &mut tell)?;
+        course.cell(cell, &peers, turn, &mut tell)?;
     }
     Ok(())
 }
@@ -261,32 +327,38 @@ struct Course<'a> {
 }
 
 impl Course<'_> {
-    /// All runs over one link, the contenders in turn.
+    /// All runs over one link, the contenders in turn. Each round of the `turn`th link begins with another one, so that
+    /// what the machine does meanwhile does not always meet the same.
     fn cell(
         &self,
         cell: &Cell,
         peers: &[Kind],
+        turn: usize,
         tell: &mut impl FnMut(Update),
     ) -> anyhow::Result<()> {
         let mut rows: Vec<Row> = peers.iter().map(|&kind| Row::new(cell, kind)).collect();
         for number in 1..=self.options.runs {
-            for (&kind, row) in peers.iter().zip(&mut rows) {
-                if row.failed.is_none() {
-                    tell(Update::Doing(format!(
-                        "run {number} of {}: {}",
-                        self.options.runs, row.peer
-                    )));
-                    match self.run(cell, kind, number) {
-                        Ok(run) => row.runs.push(run),
-                        Err(_) if self.stop.load(Relaxed) => bail!("interrupted"),
-                        Err(error) => row.failed = Some(format!("{error:#}")),
-                    }
+            for place in 0..rows.len() {
+                let first = turn + usize::from(number);
+                let row = &mut rows[(first + place) % peers.len()];
+                if row.failed.is_some() {
+                    continue;
                 }
-                if number == self.options.runs {
-                    row.close(cell);
-                    tell(Update::Row(row.clone()));
+                tell(Update::Doing(format!(
+                    "run {number} of {}: {}",
+                    self.options.runs,
+                    row.peer.name()
+                )));
+                match self.run(cell, row.peer, number) {
+                    Ok(run) => row.runs.push(run),
+                    Err(_) if self.stop.load(Relaxed) => bail!("interrupted"),
+                    Err(error) => row.failed = Some(format!("{error:#}")),
                 }
             }
+        }
+        for mut row in rows {
+            row.close(cell);
+            tell(Update::Row(row));
         }
         Ok(())
     }
@@ -297,9 +369,9 @@ impl Course<'_> {
             bail!("interrupted");
         }
         let target = self.place.fresh_target()?;
-        let seed = self.options.seed.wrapping_add(u64::from(number));
-        let road = Road::build(cell, seed)?;
+        let road = Road::build(cell, cell.seed(self.options.seed, number))?;
         let moved = kind.carry(&Task {
+            cell,
             road: &road,
             place: self.place,
             source: self.source,
@@ -319,6 +391,10 @@ impl Course<'_> {
         fs::remove_dir_all(&target).context("cannot remove the copy")?;
         Ok(Run::new(&moved, wire))
     }
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1e3
 }
 
 /// Enough to tell 1 % from 5 %, in a second.

@@ -6,26 +6,30 @@
 
 use std::fs;
 use std::net::UdpSocket;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 
-use super::road::{FAR, Road};
+use super::road::{Cell, FAR, Road};
 use super::tcp;
+use crate::bench::fulmar::{Fulmar, Way};
 use crate::bench::peers::{Place, Scp};
 use crate::bench::process::{Running, program};
+use crate::bench::quinn::Quinn;
 
 /// A contender.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
-    /// `fulmar send`, encrypted.
+    /// `fulmar put`, encrypted.
     Fulmar,
-    /// `fulmar send --plain`.
+    /// `fulmar put --plain`.
     FulmarPlain,
     /// One TCP connection, CUBIC.
     TcpCubic,
@@ -59,6 +63,11 @@ impl Kind {
         }
     }
 
+    /// Whether it is this program.
+    pub(crate) fn is_own(self) -> bool {
+        matches!(self, Self::Fulmar | Self::FulmarPlain)
+    }
+
     /// Whether it can run here.
     ///
     /// # Errors
@@ -71,7 +80,7 @@ impl Kind {
             Self::TcpBbr => tcp::available("bbr"),
             Self::ScpCubic => scp_available("cubic"),
             Self::ScpBbr => scp_available("bbr"),
-            Self::QuinnCubic | Self::QuinnBbr => quinn_peer(binary).map(drop),
+            Self::QuinnCubic | Self::QuinnBbr => Quinn::find(binary, "", 0).map(drop),
             Self::Srt => program(SRT).map(drop),
         }
     }
@@ -83,8 +92,8 @@ impl Kind {
     /// What stopped it before the limit, or that it was told to stop.
     pub(super) fn carry(self, task: &Task<'_>) -> anyhow::Result<Moved> {
         match self {
-            Self::Fulmar => fulmar(task, "--encrypt"),
-            Self::FulmarPlain => fulmar(task, "--plain"),
+            Self::Fulmar => fulmar(task, true),
+            Self::FulmarPlain => fulmar(task, false),
             Self::TcpCubic => tcp::carry(task, "cubic"),
             Self::TcpBbr => tcp::carry(task, "bbr"),
             Self::ScpCubic => scp(task, "cubic"),
@@ -98,6 +107,7 @@ impl Kind {
 
 /// What to move, over what.
 pub(super) struct Task<'a> {
+    pub(super) cell: &'a Cell,
     pub(super) road: &'a Road,
     pub(super) place: &'a Place,
     /// The file. Its name is `source`.
@@ -156,29 +166,23 @@ impl Moved {
     }
 }
 
-/// `fulmar recv --once` and `fulmar send`.
-fn fulmar(task: &Task<'_>, privacy: &str) -> anyhow::Result<Moved> {
-    let mut recv = Command::new(task.binary);
-    // A key of its own, beside the files.
-    recv.env("XDG_CONFIG_HOME", task.place.dir());
-    recv.arg("recv").arg(task.target);
-    recv.args(["--listen", &format!("{FAR}:0"), "--once", "--json"]);
-    recv.stdout(Stdio::piped());
+/// `fulmar put` to `fulmar serve --allow-put`.
+fn fulmar(task: &Task<'_>, encrypt: bool) -> anyhow::Result<Moved> {
+    let fulmar = Fulmar::new(task.binary, task.place.dir(), Way::Put, encrypt);
+    fulmar.forget()?;
+    let mut recv = fulmar.receiver((FAR, 0).into(), task.target);
     let mut recv = task.road.far().enter(|| Running::spawn(&mut recv))?;
-    let to = recv.ready("fulmar recv")?;
-    let mut send = Command::new(task.binary);
-    send.env("XDG_CONFIG_HOME", task.place.dir());
-    send.arg("send").arg(task.source).arg(to.to_string());
-    send.args([privacy, "--quiet"]);
+    let to = recv.ready(fulmar.receiving())?;
+    let mut send = fulmar.sender(to, task.source);
     let start = Instant::now();
     let deadline = start + task.limit;
     let mut send = task.road.near().enter(|| Running::spawn(&mut send))?;
-    let moved = if send.finish_by(deadline, "fulmar send", task.stop)? {
+    let moved = if send.finish_by(deadline, "fulmar put", task.stop)? {
         let moved = Moved::all(task, start.elapsed());
-        recv.finish("fulmar recv", task.stop)?;
+        fulmar.part(&mut recv, task.stop)?;
         moved
     } else {
-        recv.finish_by(Instant::now(), "fulmar recv", task.stop)?;
+        recv.finish_by(Instant::now(), fulmar.receiving(), task.stop)?;
         match recv.lines().filter_map(progress).last() {
             Some((at, bytes)) => Moved {
                 bytes,
@@ -221,31 +225,23 @@ fn scp(task: &Task<'_>, congestion: &str) -> anyhow::Result<Moved> {
     }
 }
 
-/// Where `quinn-peer` is: beside this program, where its build puts it, or where programs are.
-fn quinn_peer(binary: &Path) -> anyhow::Result<PathBuf> {
-    let beside = binary.with_file_name(QUINN);
-    if beside.is_file() {
-        return Ok(beside);
-    }
-    program(QUINN).context("see the section on bad links in docs/benchmarks.md")
+/// `quinn-peer` at both ends; the receiver writes in order.
+fn quinn(task: &Task<'_>, controller: &'static str) -> anyhow::Result<Moved> {
+    let quinn = Quinn::find(task.binary, controller, quinn_window(task.cell))?;
+    let certificate = task.target.join("certificate");
+    let mut recv = quinn.receiver((FAR, 0).into(), &certificate, &task.target.join("source"));
+    let mut recv = task.road.far().enter(|| Running::spawn(&mut recv))?;
+    let to = recv.ready(Quinn::NAME)?;
+    let mut send = quinn.sender(to, &certificate, task.source);
+    pair(task, Quinn::NAME, recv, &mut send)
 }
 
-/// `quinn-peer` at both ends; the receiver writes in order.
-fn quinn(task: &Task<'_>, controller: &str) -> anyhow::Result<Moved> {
-    let peer = quinn_peer(task.binary)?;
-    let certificate = task.target.join("certificate");
-    let mut recv = Command::new(&peer);
-    recv.args(["recv", controller, &format!("{FAR}:0")]);
-    recv.arg(&certificate).arg(task.target.join("source"));
-    let mut recv = task
-        .road
-        .far()
-        .enter(|| Running::spawn(recv.stdout(Stdio::piped())))?;
-    let to = recv.ready(QUINN)?;
-    let mut send = Command::new(&peer);
-    send.args(["send", controller, &to.to_string()]);
-    send.arg(&certificate).arg(task.source);
-    pair(task, QUINN, recv, &mut send)
+/// In bytes: no more than quinn's own bound of gaps in a stream allows at this loss. It ends a connection that goes
+/// beyond.
+fn quinn_window(cell: &Cell) -> u32 {
+    // One gap for every packet that is lost after one that is not.
+    let gaps_per_byte = cell.loss * (1.0 - cell.loss) / QUINN_PACKET;
+    (ample(cell) as f64).min(QUINN_GAPS / gaps_per_byte) as u32
 }
 
 /// The receiver writes what it gets and ends with the sender.
@@ -255,9 +251,10 @@ fn srt(task: &Task<'_>) -> anyhow::Result<Moved> {
         Ok(socket.local_addr()?.port())
     })?;
     let arrives = format!("file://{}", task.target.join("source").display());
+    let options = srt_options(task.cell);
     let mut recv = Command::new(program(SRT)?);
     recv.arg("-q")
-        .arg(format!("srt://{FAR}:{port}?mode=listener&{SRT_OPTIONS}"))
+        .arg(format!("srt://{FAR}:{port}?mode=listener&{options}"))
         .arg(arrives);
     recv.stdout(Stdio::null());
     let recv = task.road.far().enter(|| Running::spawn(&mut recv))?;
@@ -277,10 +274,23 @@ fn srt(task: &Task<'_>) -> anyhow::Result<Moved> {
     send.arg("-q")
         .arg(format!("file://{}", task.source.display()))
         .arg(format!(
-            "srt://{FAR}:{port}?mode=caller&conntimeo={SRT_PATIENCE_MS}&{SRT_OPTIONS}"
+            "srt://{FAR}:{port}?mode=caller&conntimeo={SRT_PATIENCE_MS}&{options}"
         ));
     send.stdout(Stdio::null());
     pair(task, SRT, recv, &mut send)
+}
+
+/// Buffers in bytes, and a flow window in packets that is no less. Larger ones than these let its first burst be as large.
+fn srt_options(cell: &Cell) -> String {
+    let buffer = ample(cell);
+    let window = buffer.div_ceil(SRT_PACKET);
+    format!("transtype=file&fc={window}&sndbuf={buffer}&rcvbuf={buffer}")
+}
+
+/// What a window needs that is not to be in the way, in bytes: four round trips at full rate, which is what is on its
+/// way, what waits in the queue, and what waits for something to be sent again.
+fn ample(cell: &Cell) -> u64 {
+    (4 * cell.rate.bytes_in(cell.rtt)).max(WINDOW_MIN)
 }
 
 /// Runs the sender of a pair whose receiver runs, writes in order and ends when it has everything. What the receiver
@@ -308,11 +318,14 @@ fn pair(
     })
 }
 
-/// Of `fulmar/benches/quinn-peer`.
-const QUINN: &str = "quinn-peer";
+const WINDOW_MIN: u64 = 1 << 20;
+/// Stretches of a stream that a receiver of quinn-proto 0.11.19 keeps apart.
+const QUINN_GAPS: f64 = 1024.0;
+/// Bytes of a stream in a packet of it.
+const QUINN_PACKET: f64 = 1420.0;
 const SRT: &str = "srt-file-transmit";
-/// Buffers and window, in bytes and packets, for what is on its way over the longest link at the highest rate twice.
-const SRT_OPTIONS: &str = "transtype=file&fc=60000&sndbuf=80000000&rcvbuf=80000000";
+/// Bytes of the file in a packet of it.
+const SRT_PACKET: u64 = 1456;
 const SRT_START: Duration = Duration::from_secs(5);
 /// For the handshake; 3 s if not said.
 const SRT_PATIENCE_MS: u32 = 20_000;
@@ -321,13 +334,41 @@ const SRT_PATIENCE_MS: u32 = 20_000;
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use fulmar_proto::engine::Bitrate;
+
     use super::*;
 
     #[test]
     fn options_and_tables_call_a_contender_the_same() {
         for kind in Kind::value_variants() {
             assert_eq!(kind.to_possible_value().unwrap().get_name(), kind.name());
+            assert_eq!(
+                serde_json::to_value(kind).unwrap().as_str(),
+                Some(kind.name())
+            );
         }
+    }
+
+    #[test]
+    fn windows_hold_the_link_and_keep_to_the_bound_of_quinn() {
+        let window = |rtt, loss, mbit: u64| {
+            quinn_window(&Cell {
+                rtt: Duration::from_millis(rtt),
+                loss,
+                rate: Bitrate::from_bits_per_sec(mbit * 1_000_000),
+            })
+        };
+        assert_eq!(window(140, 0.0, 100), 7_000_000);
+        assert_eq!(window(1, 0.01, 100), 1 << 20);
+        assert_eq!(window(140, 0.001, 1000), 70_000_000);
+        let far = Cell {
+            rtt: Duration::from_millis(140),
+            loss: 0.0,
+            rate: Bitrate::from_bits_per_sec(100_000_000),
+        };
+        assert!(srt_options(&far).ends_with("fc=4808&sndbuf=7000000&rcvbuf=7000000"));
+        let gaps = f64::from(window(140, 0.33, 1000)) / QUINN_PACKET * 0.33 * 0.67;
+        assert!((QUINN_GAPS - 1.0..=QUINN_GAPS).contains(&gaps), "{gaps}");
     }
 
     #[test]

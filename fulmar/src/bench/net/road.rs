@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use fulmar_proto::engine::Bitrate;
-use fulmar_proto::sim::{LinkConfig, Loss};
-use serde::Serialize;
+use fulmar_proto::sim::{LinkConfig, Loss, Rng};
+use serde::{Deserialize, Serialize};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::emulator::{Carried, Emulator, MTU};
@@ -34,6 +34,20 @@ impl Cell {
     /// What nobody can exceed: the rate, less what is lost, in bits a second.
     pub(crate) fn capacity(&self) -> f64 {
         self.rate.bits_per_sec() as f64 * (1.0 - self.loss)
+    }
+
+    /// Where the draws of the run of this number over it come from. Two links never lose the same first packets: what is
+    /// lost at the start costs most, and would be the luck of a whole grid.
+    pub(super) fn seed(&self, seed: u64, number: u16) -> u64 {
+        let figures = [
+            self.rate.bits_per_sec(),
+            self.rtt.as_micros() as u64,
+            (self.loss * 1e6) as u64,
+            number.into(),
+        ];
+        figures.into_iter().fold(seed, |seed, figure| {
+            Rng::new(seed.wrapping_add(figure)).next_u64()
+        })
     }
 
     /// One direction of it. The drop-tail queue holds a round trip, and ten milliseconds at least.
@@ -143,7 +157,7 @@ impl Road {
 }
 
 /// What became of a number of small datagrams.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Probe {
     /// Sent by the near end.
     pub(crate) sent: u16,
@@ -274,5 +288,24 @@ mod tests {
             ..cell
         };
         assert_eq!(near.link().queue, 125_000);
+    }
+
+    #[test]
+    fn draws_are_of_the_link_and_of_the_run() {
+        let cell = |rtt, loss| Cell {
+            rtt: Duration::from_millis(rtt),
+            loss,
+            rate: Bitrate::from_bits_per_sec(100_000_000),
+        };
+        let seeds = [
+            cell(50, 0.05).seed(1, 1),
+            cell(50, 0.05).seed(1, 2),
+            cell(50, 0.05).seed(2, 1),
+            cell(50, 0.01).seed(1, 1),
+            cell(140, 0.05).seed(1, 1),
+        ];
+        let distinct: std::collections::BTreeSet<u64> = seeds.into_iter().collect();
+        assert_eq!(distinct.len(), seeds.len());
+        assert_eq!(cell(50, 0.05).seed(1, 1), seeds[0]);
     }
 }

@@ -54,7 +54,7 @@ pub(super) fn name(rtt_ms: f64, loss: f64, rate_bps: u64) -> String {
 fn cells(row: &Row) -> [String; 7] {
     let link = name(row.rtt_ms, row.loss, row.rate_bps);
     let mut cells = [(); 7].map(|()| String::new());
-    [cells[0], cells[1]] = [link, row.peer.to_owned()];
+    [cells[0], cells[1]] = [link, row.peer.name().to_owned()];
     if let Some(reason) = &row.failed {
         cells[6] = format!("failed: {reason}");
         return cells;
@@ -108,7 +108,7 @@ fn processors(runs: &[Run]) -> String {
 }
 
 /// A share in per cent, with as many digits as it has, up to thousandths.
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     let text = format!("{:.3}", share * 100.0);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
@@ -122,7 +122,7 @@ fn line(text: &mut String, cells: [String; 7]) {
 }
 
 /// A wire that was later than this, in milliseconds, was kept from its work.
-const LATE_MS: f64 = 5.0;
+pub(super) const LATE_MS: f64 = 5.0;
 /// Heads and least widths of the columns. Rows come one by one, so no width can follow from them.
 const HEAD: [(&str, usize); 7] = [
     ("link", 29),
@@ -136,11 +136,12 @@ const HEAD: [(&str, usize); 7] = [
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::Kind;
     use super::super::emulator::Carried;
     use super::super::road::Probe;
     use super::*;
 
-    pub(in super::super) fn sample(peer: &'static str, rates_bps: &[f64]) -> Row {
+    pub(in super::super) fn sample(peer: Kind, rates_bps: &[f64]) -> Row {
         let run = |&rate_bps: &f64| Run {
             bytes: 1_000_000,
             seconds: 2.0,
@@ -167,7 +168,7 @@ pub(super) mod tests {
     #[test]
     fn a_row_says_who_how_fast_and_at_what_cost() {
         let mut table = Table::default();
-        let first = table.row(&sample("fulmar", &[90e6, 80e6]));
+        let first = table.row(&sample(Kind::Fulmar, &[90e6, 80e6]));
         assert_eq!(first.lines().count(), 3, "{first}");
         let row = first.lines().last().unwrap_or_default();
         for needle in [
@@ -181,7 +182,7 @@ pub(super) mod tests {
         ] {
             assert!(row.contains(needle), "{needle}: {row}");
         }
-        let mut part = sample("scp", &[1e6, 2e6]);
+        let mut part = sample(Kind::ScpCubic, &[1e6, 2e6]);
         part.runs[1].whole = false;
         part.runs[0].wire.late_max_ms = 31.4;
         let second = table.row(&part);
@@ -196,7 +197,7 @@ pub(super) mod tests {
     fn a_failure_keeps_its_line() {
         let row = Row {
             failed: Some("it broke".to_owned()),
-            ..sample("srt", &[])
+            ..sample(Kind::Srt, &[])
         };
         assert!(Table::default().row(&row).contains("failed: it broke"));
     }
