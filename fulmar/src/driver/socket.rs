@@ -13,6 +13,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use fulmar_proto::{Ecn, Meta, Transmit};
 use polling::{Event, PollMode, Poller};
@@ -35,7 +36,7 @@ pub struct Socket {
     granted: Buffers,
     dscp: Dscp,
     /// Most segments a send may have; 1 once the kernel has refused to segment.
-    segments: usize,
+    segments: AtomicUsize,
     watched: Option<Arc<Poller>>,
 }
 
@@ -93,7 +94,7 @@ impl Socket {
             dual,
             granted,
             dscp: Dscp::default(),
-            segments,
+            segments: segments.into(),
             watched: None,
         })
     }
@@ -132,12 +133,12 @@ impl Socket {
 
     /// Most equal datagrams one send may carry; 1 where the kernel does not segment.
     pub(super) fn max_segments(&self) -> usize {
-        self.segments
+        self.segments.load(Relaxed)
     }
 
     /// Sends `bytes` from `*sent` on as `transmit` says and moves `*sent` past what needs no second try.
     pub(super) fn send(
-        &mut self,
+        &self,
         transmit: &Transmit,
         bytes: &[u8],
         sent: &mut usize,
@@ -147,7 +148,7 @@ impl Socket {
             .segment
             .unwrap_or(bytes.len())
             .clamp(1, bytes.len().max(1));
-        let whole = *sent == 0 && stride < bytes.len() && self.segments > 1;
+        let whole = *sent == 0 && stride < bytes.len() && self.max_segments() > 1;
         if whole {
             match self.try_send(transmit, bytes, Some(stride)) {
                 Ok(()) => {
@@ -174,7 +175,7 @@ impl Socket {
                         // Each alone, but not all at once: segmentation is at fault. Had the datagrams failed too,
                         // the address would be, and no peer may slow down the whole socket with an address that
                         // cannot be answered.
-                        self.segments = 1;
+                        self.segments.store(1, Relaxed);
                     }
                 }
                 Err(Trouble::Full) => return Flow::Blocked,
@@ -554,7 +555,7 @@ mod tests {
 
     #[test]
     fn a_datagram_leaves_from_the_address_that_is_asked_for() {
-        let mut socket = Socket::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))).unwrap();
+        let socket = Socket::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))).unwrap();
         let receiver = listener(Ipv4Addr::LOCALHOST.into());
         let to = receiver.local_addr().unwrap().as_socket().unwrap();
         let from = IpAddr::from([127, 0, 0, 77]);
