@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fulmar::driver::{self, Handle, NoEvent, NotTaken, Options, Socket, Stats, Stopped};
+use fulmar_proto::crypto::{Nonce, Sealer, Suite};
 use fulmar_proto::{Ecn, Endpoint, Meta, Transmit};
 
 /// Sends what it is told, reports what it gets, and numbers events on demand.
@@ -607,6 +608,81 @@ fn measure_a_blast_through_two_drivers() {
                 );
             }
         }
+    }
+}
+
+/// What threads for the system calls gain one side: a loop that seals every packet sends to a socket that nobody reads.
+#[test]
+#[ignore = "a measurement"]
+fn measure_a_sealing_sender_alone() {
+    let sink = UdpSocket::bind(loopback()).unwrap();
+    let to = sink.local_addr().unwrap();
+    for _ in 0..5 {
+        for options in WAYS {
+            let way = if options.offload { "offloaded" } else { "own" };
+            let sealing = Sealing {
+                to,
+                sealer: Sealer::new(Suite::Aes128Gcm, &[7; 16]).unwrap(),
+                plaintext: vec![7; 24 * 100 * 1352],
+                sealed: 0,
+            };
+            let near =
+                driver::spawn_with(Socket::bind(loopback()).unwrap(), sealing, options).unwrap();
+            let (before, begin) = (near.stats(), Instant::now());
+            thread::sleep(Duration::from_secs(1));
+            let (after, elapsed) = (near.stats(), begin.elapsed().as_secs_f64());
+            let bytes = (after.bytes_out - before.bytes_out) as f64;
+            println!("{way:>9}: {:.2} Gbit/s", bytes * 8e-9 / elapsed);
+        }
+    }
+}
+
+/// Full batches of sealed packets, as fast as it can, forever.
+#[derive(Debug)]
+struct Sealing {
+    to: SocketAddr,
+    sealer: Sealer,
+    plaintext: Vec<u8>,
+    sealed: u64,
+}
+
+impl Endpoint for Sealing {
+    type Command = ();
+    type Event = ();
+
+    fn handle_datagram(&mut self, _: Instant, _: Meta, _: &mut [u8]) {}
+
+    fn handle_timeout(&mut self, _: Instant) {}
+
+    fn handle_command(&mut self, _: Instant, (): ()) {}
+
+    fn poll_transmit(&mut self, _: Instant, max: usize, buf: &mut Vec<u8>) -> Option<Transmit> {
+        for _ in 0..max {
+            let chunks = self.plaintext.len() / 1352;
+            let at = (self.sealed % chunks as u64) as usize * 1352;
+            let head = [3; 32];
+            let mut nonce = Nonce([0; 12]);
+            nonce.0[..8].copy_from_slice(&self.sealed.to_be_bytes());
+            buf.extend_from_slice(&head);
+            let plaintext = &self.plaintext[at..at + 1352];
+            self.sealer.seal_onto(nonce, &head, plaintext, buf);
+            self.sealed += 1;
+        }
+        Some(Transmit {
+            to: self.to,
+            from_ip: None,
+            ecn: None,
+            len: buf.len(),
+            segment: Some(1400),
+        })
+    }
+
+    fn poll_event(&mut self) -> Option<()> {
+        None
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        Some(long_ago())
     }
 }
 
