@@ -8,10 +8,10 @@
 //! }
 //! ```
 //!
-//! Every phase of a turn is bounded (one batch is received), so none starves another. Events go up only while their channel has room; the
-//! endpoint keeps the rest. Why a thread and not a runtime: a 200 us wait ends about 30 us late here (`polling` arms a
-//! timerfd with nanoseconds, which no timer slack touches) and a millisecond late on a runtime with a timer wheel, and
-//! pacing sits on that wait. The driver does *not* know any protocol, file or user.
+//! Every phase of a turn is bounded (one batch is received), so none starves another. Events go up only while their
+//! channel has room; the endpoint keeps the rest. Why a thread and not a runtime: a 200 us wait ends about 30 us late
+//! here (`polling` arms a timerfd with nanoseconds, which no timer slack touches) and a millisecond late on a runtime with
+//! a timer wheel, and pacing sits on that wait. The driver does *not* know any protocol, file or user.
 
 mod handle;
 mod limit;
