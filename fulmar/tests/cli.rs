@@ -25,6 +25,11 @@ fn help_and_version_are_no_errors() {
         "--version",
         "send --help",
         "recv --help",
+        "serve --help",
+        "get --help",
+        "put --help",
+        "ls --help",
+        "key --help",
         "sim --help",
         "sim hpudp --help",
         "demo -h",
@@ -45,6 +50,7 @@ fn bad_usage_is_one_sentence_and_exit_2() {
         ("", "send, recv"),
         ("fetch", "send, recv"),
         ("send onlyfile", "HOST"),
+        ("put onlyfile --quiet", "HOST"),
         ("send f h:99999", "1 to 65535"),
         ("send f h --rate fast", "1.5Gbit"),
         ("send f h --policy fixed", "--rate"),
@@ -224,7 +230,7 @@ fn nobody_there_is_exit_3() {
 }
 
 #[test]
-fn a_signal_in_mid_transfer_leaves_nothing_behind() {
+fn a_signal_in_mid_transfer_leaves_what_goes_on_and_nothing_else() {
     let place = tempfile::tempdir().unwrap();
     let source = random_file(place.path(), "large", 20_000_000);
     let into = place.path().join("in");
@@ -248,7 +254,9 @@ fn a_signal_in_mid_transfer_leaves_nothing_behind() {
     assert_eq!(send.finish().code(), Some(130));
     let status = receiver.child.finish();
     assert!(matches!(status.code(), Some(3 | 6)), "{status}");
-    assert_eq!(names_in(&into), [""; 0]);
+    let left = names_in(&into);
+    let kept = |name: &String| name.starts_with(".fulmar-") && name.ends_with(".part");
+    assert!(left.iter().all(kept) && left.len() <= 1, "{left:?}");
 }
 
 #[test]
@@ -265,7 +273,7 @@ fn the_demo_needs_nothing() {
         assert!(result["goodput_bps"].as_u64().unwrap() > 0, "{result}");
         let copies = result["size"].as_u64().unwrap() / fs::metadata(BINARY).unwrap().len();
         assert_eq!(result["size"], copies * fs::metadata(BINARY).unwrap().len());
-        assert!(copies > 1, "{result}");
+        assert!(copies > 0, "{result}");
         assert!(result["tcp_model_bps"].as_u64().unwrap() > 0, "{result}");
     }
 }

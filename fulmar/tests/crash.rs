@@ -81,7 +81,8 @@ fn kill_one(seed: u64) -> Moment {
             }
             Some(ended) => {
                 ended.failed_with(3, "the peer fell silent");
-                assert_eq!(names_in(&into), [""; 0], "{case}: {ended:#?}");
+                let left = names_in(&into);
+                assert!(left.iter().all(|it| is_partial(it)), "{case}: {ended:#?}");
                 Moment::Middle
             }
             None => {
@@ -157,7 +158,7 @@ fn a_file_that_cannot_fit_is_refused_before_it_is_sent() {
     assert!(
         received
             .said
-            .contains("the file has 16000000 bytes and the disk has room for"),
+            .contains("16000000 bytes are to come and the disk has room for"),
         "{received:#?}"
     );
     drop(mount);
@@ -230,13 +231,11 @@ fn a_disk_that_loses_what_it_took_is_believed() {
         let received = receiver.end.finish();
         sent.failed_with(6, "the receiver cannot store the file");
         received.failed_with(1, "Input/output error");
-        if what == "the directory" {
-            // It has its name, though nobody knows for how long; then it must be whole.
-            let whole = |name: &String| name == "f" && same(&source, &into.join(name));
-            assert!(names_in(&into).iter().all(whole), "{:?}", names_in(&into));
-        } else {
-            assert_eq!(names_in(&into), [""; 0], "fsync of {what}");
-        }
+        // If it has its name, though nobody knows for how long, it must be whole.
+        let whole = |name: &String| name == "f" && same(&source, &into.join(name));
+        let left = names_in(&into);
+        let fine = left.iter().all(|name| is_partial(name) || whole(name));
+        assert!(fine, "fsync of {what}: {left:?}");
     }
 }
 
@@ -258,7 +257,7 @@ fn a_source_that_grows_fails_by_name() {
 }
 
 #[test]
-fn a_source_that_changes_in_secret_fails_by_its_hash() {
+fn a_source_that_changes_in_secret_arrives_as_it_was_read() {
     let (sent, received) = send_and_meddle(|mut file| {
         let modified = file.metadata().unwrap().modified().unwrap();
         let mut byte = [0];
@@ -268,12 +267,12 @@ fn a_source_that_changes_in_secret_fails_by_its_hash() {
         file.write_all(&[!byte[0]]).unwrap();
         file.set_modified(modified).unwrap();
     });
-    sent.failed_with(5, "another hash");
-    received.failed_with(5, "was promised");
+    // It is read once, and what was read is what the hash is of.
+    assert_eq!((sent.code(), received.code()), (Some(0), Some(0)));
 }
 
 /// Lets `meddle` at a file of 10 MB when its first bytes have arrived and its last ones have not been read. The
-/// receiver must end up with nothing.
+/// receiver must end up with all of it as it is then, or with nothing under its name.
 fn send_and_meddle(meddle: impl FnOnce(&File)) -> (Ended, Ended) {
     let place = tempfile::tempdir().unwrap();
     let into = inbox(place.path(), "in");
@@ -289,7 +288,10 @@ fn send_and_meddle(meddle: impl FnOnce(&File)) -> (Ended, Ended) {
             .unwrap(),
     );
     let (sent, received) = (sender.finish(), receiver.end.finish());
-    assert_eq!(names_in(&into), [""; 0], "{sent:#?} {received:#?}");
+    for name in names_in(&into) {
+        let whole = name == "f" && same(&source, &into.join("f"));
+        assert!(whole || is_partial(&name), "{sent:#?} {received:#?}");
+    }
     (sent, received)
 }
 

@@ -10,8 +10,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
 use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
-use common::fulmar;
+use common::{End, LIMIT, fulmar};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A daemon, ended when it goes.
@@ -308,10 +309,181 @@ fn a_killed_transfer_goes_on_where_it_stopped_and_never_mixes() {
     fs::write(shelf.path().join("big"), &changed).unwrap();
     let output = get(&daemon, &["big"], elsewhere.path(), &["--json"]);
     assert!(output.status.success(), "{}", said(&output));
-    assert!(
-        !String::from_utf8(output.stdout)
-            .unwrap()
-            .contains("resumed")
-    );
+    assert_eq!(json_of(&output, "done")["resumed"], 0);
     assert!(fs::read(elsewhere.path().join("big")).unwrap() == changed);
+}
+
+/// Five at once, each way, of folders and files; then the daemon is told to end in the middle of two more.
+#[test]
+fn every_session_has_its_line_and_a_stop_keeps_what_came() {
+    let (shelf, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::create_dir(shelf.path().join("folder")).unwrap();
+    for i in 0..3 {
+        fs::write(shelf.path().join(format!("give{i}")), content(900_000, i)).unwrap();
+        fs::write(shelf.path().join(format!("folder/{i}")), content(9_000, i)).unwrap();
+        fs::write(here.path().join(format!("take{i}")), content(700_000, i)).unwrap();
+    }
+    let mut command = fulmar();
+    command.arg("serve").arg(shelf.path()).args([
+        "--listen",
+        "127.0.0.1:0",
+        "--metrics",
+        "127.0.0.1:0",
+        "--allow-put",
+        "--bwlimit",
+        "40M",
+        "--drain",
+        "100ms",
+    ]);
+    let mut daemon = End::spawn(&mut command);
+    let ready = daemon.wait_for("ready");
+    assert!(ready["identity"].as_str().unwrap().starts_with("SHA256:"));
+    daemon.wait_for("metrics");
+    let address = ready["listen"].as_str().unwrap().to_owned();
+    let run = |words: &[&str], at: &Path| {
+        let mut command = fulmar();
+        command.current_dir(at).args(words);
+        End::spawn(&mut command)
+    };
+    let ends = [
+        run(&["get", &address, "give0", "give1"], here.path()),
+        run(&["get", &address, "folder/"], here.path()),
+        run(&["put", "take0", "take1", &address], here.path()),
+        run(&["put", "take2", &address], here.path()),
+        run(&["get", &address, "missing"], here.path()),
+    ];
+    let codes = ends.map(|end| end.finish().code());
+    assert_eq!(codes, [0, 0, 0, 0, 6].map(Some));
+
+    fs::write(here.path().join("late"), content(20_000_000, 1)).unwrap();
+    let late = run(&["put", "late", "--max-rate", "30M", &address], here.path());
+    loop {
+        let event = daemon.wait_for("progress");
+        if event["file"] == "late" && event["done"].as_u64().unwrap() > 6_000_000 {
+            break;
+        }
+    }
+    let ended = daemon.stop();
+    assert_eq!(ended.code(), Some(0), "{ended:#?}");
+    late.finish().failed_with(6, "gave up");
+    let mut done: Vec<(String, u64)> = ended
+        .all("done")
+        .iter()
+        .map(|it| {
+            (
+                it["file"].as_str().unwrap().to_owned(),
+                it["files"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    done.sort();
+    let want = [
+        ("2 items", 2),
+        ("folder", 3),
+        ("give0", 1),
+        ("give1", 1),
+        ("take2", 1),
+    ];
+    assert_eq!(done, want.map(|(name, files)| (name.to_owned(), files)));
+    let failed = ended.all("failed");
+    assert_eq!(failed.len(), 1, "{ended:#?}");
+    assert_eq!(
+        (&failed[0]["file"], &failed[0]["exit"]),
+        (&"late".into(), &130.into())
+    );
+
+    // What came is kept. Slowly, so that the sender hears of that before it has sent it once more.
+    let daemon = Daemon::start(shelf.path(), &["--allow-put"]);
+    let late = here.path().join("late");
+    let output = put(&daemon, &late, &["--json", "--max-rate", "50M"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let resumed = json_of(&output, "done")["resumed"].as_u64().unwrap();
+    assert!(resumed > 0, "{resumed}");
+    let arrived = fs::read(shelf.path().join("late")).unwrap();
+    assert!(arrived == content(20_000_000, 1));
+}
+
+fn json_of(output: &Output, name: &str) -> serde_json::Value {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    let mut events = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    events.find(|event| event["event"] == name).unwrap()
+}
+
+#[test]
+fn a_list_has_folders_and_what_was_put_can_be_fetched() {
+    let (shelf, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let daemon = Daemon::start(shelf.path(), &["--allow-put"]);
+    let list = || {
+        let mut command = fulmar();
+        let output = command.arg("ls").arg(&daemon.address).output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        let words = String::from_utf8(output.stdout.clone()).unwrap();
+        let words = words.split_whitespace().map(str::to_owned);
+        (words.collect::<Vec<_>>(), said(&output))
+    };
+    let (listed, note) = list();
+    assert!(
+        listed.is_empty() && note.contains("nothing to give"),
+        "{note}"
+    );
+    fs::create_dir(here.path().join("photos")).unwrap();
+    fs::write(here.path().join("photos/one"), "1").unwrap();
+    fs::write(here.path().join("text"), "text").unwrap();
+    let mut command = fulmar();
+    command.current_dir(here.path());
+    let both = command.args(["put", "photos", "text", &daemon.address]);
+    assert!(both.output().unwrap().status.success());
+    assert_eq!(list().0, ["4", "B", "text", "folder", "photos/"]);
+    let back = tempfile::tempdir().unwrap();
+    let output = get(&daemon, &["photos/", "text"], back.path(), &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(fs::read(back.path().join("photos/one")).unwrap(), b"1");
+}
+
+/// What was left a long time ago goes when somebody receives there again; what is younger, and what somebody holds, stays.
+#[test]
+fn what_nobody_went_on_with_is_swept_up() {
+    let place = tempfile::tempdir().unwrap();
+    let old = SystemTime::now() - Duration::from_secs(30 * 24 * 3600);
+    let part = |name: &str, time| {
+        let path = place.path().join(format!(".{name}.0123456789abcdef.part"));
+        let file = fs::File::create(&path).unwrap();
+        file.set_modified(time).unwrap();
+        (path, file)
+    };
+    let (stale, _) = part("stale", old);
+    let (held, file) = part("held", old);
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let (young, _) = part("young", SystemTime::now());
+    let unlike = place.path().join(".mine.part");
+    fs::File::create(&unlike)
+        .unwrap()
+        .set_modified(old)
+        .unwrap();
+    for verb in ["recv", "serve"] {
+        fs::write(&stale, "again").unwrap();
+        fs::File::options()
+            .write(true)
+            .open(&stale)
+            .unwrap()
+            .set_modified(old)
+            .unwrap();
+        let mut command = fulmar();
+        command.arg(verb).arg(place.path());
+        command.args(["--listen", "127.0.0.1:0"]);
+        if verb == "serve" {
+            command.arg("--allow-put");
+        }
+        let mut end = End::spawn(&mut command);
+        end.wait_for("ready");
+        let deadline = Instant::now() + LIMIT;
+        while stale.exists() {
+            assert!(Instant::now() < deadline, "{verb} leaves it");
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert!(held.exists() && young.exists() && unlike.exists(), "{verb}");
+        end.stop();
+    }
 }

@@ -320,7 +320,7 @@ fn offers_by_the_thousand_make_no_files_and_keep_nobody_out_for_long() {
     while sender.is_running() {
         for name in names_in(&into) {
             assert!(
-                name == "honest" || is_partial(&name) && name.starts_with(".honest."),
+                name == "honest" || is_partial(&name) && name.starts_with(".fulmar-"),
                 "{name}"
             );
         }

@@ -7,15 +7,19 @@ mod common;
 use std::fs;
 use std::net::{Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
 use std::time::Duration;
 
 use fulmar::demo::Relay;
+use fulmar::transfer::ReceiveOptions;
 use fulmar_proto::hpudp::{BLOCK, CHUNK_PLAIN};
 use fulmar_proto::sim::{LinkConfig, Loss};
 use rustix::process::Signal;
 
 use common::{
-    Receiver, both_done, hash, inbox, names_in, random_file, same, send, skip, wait_for_partial,
+    End, Receiver, both_done, hash, inbox, is_partial, names_in, random_file, same, send, skip,
+    wait_for_partial,
 };
 
 /// No byte, one, a chunk, a block and a bit, and several thousand chunks; names as people choose them.
@@ -59,8 +63,14 @@ fn everything_arrives_in_every_way() {
         let into = inbox(place.path(), &format!("in {number}"));
         let receiver = Receiver::start_at(listen, &into, &[]);
         let (_, port) = receiver.address.rsplit_once(':').unwrap();
-        let sent = send(&files, &format!("{to}:{port}"), options).finish();
-        assert_eq!(sent.code(), Some(0), "{options:?}: {sent:#?}");
+        let to = format!("{to}:{port}");
+        let mut sent = Vec::new();
+        for source in &files {
+            let one = send(&[source], &to, options).finish();
+            assert_eq!(one.code(), Some(0), "{options:?}: {one:#?}");
+            assert!(one.all("single_files").is_empty(), "{one:#?}");
+            sent.push(one.all("done")[0].clone());
+        }
         let received = receiver.end.stop();
         assert_eq!(received.code(), Some(130), "{received:#?}");
         assert!(
@@ -69,10 +79,10 @@ fn everything_arrives_in_every_way() {
                 .contains("5 files received, 0 failed, 0 refused")
         );
 
-        let (here, there) = (sent.all("done"), received.all("done"));
-        assert_eq!((here.len(), there.len()), (files.len(), files.len()));
+        let there = received.all("done");
+        assert_eq!(there.len(), files.len());
         for (((name, size), source), (here, there)) in
-            FILES.iter().zip(&files).zip(here.iter().zip(&there))
+            FILES.iter().zip(&files).zip(sent.iter().zip(there))
         {
             for event in [here, there] {
                 assert_eq!(event["file"], *name);
@@ -80,7 +90,8 @@ fn everything_arrives_in_every_way() {
                     (&event["size"], &event["done"]),
                     (&(*size).into(), &(*size).into())
                 );
-                assert_eq!(event["hash"], hash(source));
+                assert_eq!((&event["files"], &event["resumed"]), (&1.into(), &0.into()));
+                assert_eq!(event["hash"], blake3(source));
                 assert_eq!(event["encrypted"], !options.contains(&"--plain"));
             }
             assert_eq!(Path::new(here["path"].as_str().unwrap()), source);
@@ -89,6 +100,23 @@ fn everything_arrives_in_every_way() {
         }
         assert_eq!(names_in(&into).len(), files.len(), "{:?}", names_in(&into));
     }
+
+    // All of them in one session: all are there at once.
+    let into = inbox(place.path(), "in one");
+    let receiver = Receiver::start(&into, &["--once"]);
+    let (sent, received) = both_done(send(&files, &receiver.address, &[]), receiver.end);
+    for event in [sent.all("done")[0], received.all("done")[0]] {
+        assert_eq!(
+            (&event["file"], &event["files"]),
+            (&"5 items".into(), &5.into())
+        );
+    }
+    assert_eq!(sent.all("done")[0]["path"], serde_json::Value::Null);
+    assert!(
+        files
+            .iter()
+            .all(|source| same(source, &into.join(source.file_name().unwrap())))
+    );
 }
 
 #[test]
@@ -99,13 +127,13 @@ fn a_refused_file_ends_the_sender_and_not_the_receiver() {
         ["first", "taken", "third"].map(|name| random_file(&place.path().join(name), 200_000, 2));
     fs::write(into.join("taken"), "was here first").unwrap();
     let receiver = Receiver::start(&into, &[]);
+    // What is sent in one go arrives in one go, or not at all.
     let sent = send(&files, &receiver.address, &[]).finish();
     sent.failed_with(6, "exists");
-    assert_eq!(sent.all("done").len(), 1);
-    assert_eq!(names_in(&into), ["first", "taken"]);
+    assert_eq!(sent.all("done").len(), 0);
+    assert_eq!(names_in(&into), ["taken"]);
     assert_eq!(fs::read(into.join("taken")).unwrap(), b"was here first");
 
-    // A receiver for one file waits for one that it can take.
     let again = send(&files[2..], &receiver.address, &[]).finish();
     assert_eq!(again.code(), Some(0), "{again:#?}");
     let received = receiver.end.stop();
@@ -117,10 +145,55 @@ fn a_refused_file_ends_the_sender_and_not_the_receiver() {
     assert!(
         received
             .said
-            .contains("2 files received, 0 failed, 1 refused")
+            .contains("1 files received, 0 failed, 1 refused")
     );
-    assert_eq!(names_in(&into), ["first", "taken", "third"]);
+    assert_eq!(names_in(&into), ["taken", "third"]);
     assert!(same(&files[2], &into.join("third")));
+}
+
+/// A receiver without the extension, which is any program that speaks v5.0 only.
+#[test]
+fn a_v5_receiver_gets_single_files_said_once_and_a_known_host_is_no_such_receiver() {
+    let place = tempfile::tempdir().unwrap();
+    let into = inbox(place.path(), "in");
+    let files = ["a", "b"].map(|name| random_file(&place.path().join(name), 300_000, 7));
+    let mut options = ReceiveOptions::default();
+    options.config.extensions = false;
+    let loopback = "127.0.0.1:0".parse().unwrap();
+    let receiver = fulmar::transfer::Receiver::bind(&into, loopback, options).unwrap();
+    let to = receiver.local_addr().to_string();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _raised = Raised(&over);
+        let receiving = scope.spawn(|| receiver.run(|_| (), &over));
+        let key = format!("SHA256:{}", "A".repeat(43));
+        for demand in [&["--require-auth"][..], &["--host-key", &key]] {
+            let refused = send(&files, &to, demand).finish();
+            refused.failed_with(4, "it shows no key");
+            assert!(names_in(&into).is_empty());
+        }
+        // Who waits for one takes what is meant for a daemon too.
+        for (verb, file) in [("send", &files[..1]), ("put", &files[1..])] {
+            let mut command = common::fulmar();
+            let sent = End::spawn(command.arg(verb).args(file).arg(&to)).finish();
+            assert_eq!(sent.code(), Some(0), "{sent:#?}");
+            assert_eq!(sent.all("single_files").len(), 1, "{sent:#?}");
+            assert_eq!(sent.all("done")[0]["hash"], hash(&file[0]));
+        }
+        fs::remove_file(into.join("b")).unwrap();
+        fs::remove_file(into.join("a")).unwrap();
+        let sent = send(&files, &to, &[]).finish();
+        assert_eq!(sent.code(), Some(0), "{sent:#?}");
+        assert_eq!(sent.all("single_files").len(), 1, "{sent:#?}");
+        assert_eq!(sent.all("done").len(), 2, "{sent:#?}");
+        over.store(true, Relaxed);
+        receiving.join().unwrap().unwrap();
+    });
+    assert!(
+        files
+            .iter()
+            .all(|source| same(source, &into.join(source.file_name().unwrap())))
+    );
 }
 
 #[test]
@@ -159,7 +232,12 @@ fn an_interrupted_end_tells_the_other_one() {
             (sent, received)
         };
         assert!(sent.all("done").is_empty() && received.all("done").is_empty());
-        assert_eq!(names_in(&into), [""; 0]);
+        assert!(names_in(&into).iter().all(|name| is_partial(name)));
+        // It goes on.
+        let receiver = Receiver::start(&into, &["--once"]);
+        both_done(send(&[&source], &receiver.address, &[]), receiver.end);
+        assert_eq!(names_in(&into), ["f"]);
+        assert!(same(&source, &into.join("f")));
     }
 }
 
@@ -201,4 +279,18 @@ fn memory_has_a_bound_that_no_file_and_no_link_moves() {
         }
         fs::remove_file(into.join("f")).unwrap();
     }
+}
+
+/// Raises a flag when it goes out of scope, so that a failure ends the thread that looks at it.
+struct Raised<'a>(&'a AtomicBool);
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// What `b3sum` prints.
+fn blake3(path: &Path) -> String {
+    blake3::hash(&fs::read(path).unwrap()).to_string()
 }

@@ -465,15 +465,15 @@ impl std::fmt::Display for Reason {
         match *self {
             Self::COLLISION => f.write_str("the session number is in use"),
             Self::HASH_MISMATCH => f.write_str("the file arrived with another hash"),
-            Self::BUSY => f.write_str("the receiver is busy"),
+            Self::BUSY => f.write_str("it is busy"),
             Self::NOT_FOUND => f.write_str("no such file, or a name it cannot use"),
             Self::EXISTS => f.write_str("a file of that name exists"),
-            Self::NO_ENCRYPTION => f.write_str("the peer does not encrypt"),
+            Self::NO_ENCRYPTION => f.write_str("it does not encrypt"),
             Self::DISCONNECT => f.write_str("the other side gave up"),
-            Self::INVALID => f.write_str("the peer found the size or the name invalid"),
+            Self::INVALID => f.write_str("it finds the size or the name invalid"),
             Self::STORAGE => f.write_str("the receiver cannot store the file"),
-            Self::NEEDS_ENCRYPTION => f.write_str("the receiver accepts encrypted transfers only"),
-            Self::FORBIDDEN => f.write_str("the peer does not allow that"),
+            Self::NEEDS_ENCRYPTION => f.write_str("it accepts encrypted transfers only"),
+            Self::FORBIDDEN => f.write_str("it does not allow that"),
             Self(code) => write!(f, "unknown reason 0x{code:02x}"),
         }
     }

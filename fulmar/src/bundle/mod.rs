@@ -31,7 +31,7 @@ pub use manifest::{
     read_and_write_back,
 };
 pub use pieces::{PIECE, PieceHasher, Pieces, Value};
-pub use scan::{FileError, ScanError, Skipped};
+pub use scan::{FileError, Scan, ScanError, Skipped};
 pub use sink::{BundleSink, Finished, Ready, SinkError, SinkOptions};
 pub use source::{BundleSource, ScanOptions};
 pub use sweep::sweep;

@@ -1,8 +1,9 @@
-//! What is to be sent: a walk through files and folders that ends in a [`Manifest`].
+//! What is to be sent: a walk through files and folders, [`Scan`], that ends in a [`Manifest`].
 //!
 //! A path that the user names is followed if it is a symbolic link; nothing below one is. Names are those that `scp -r`
 //! and `rsync` give: `dir`, `dir/` and `/some/dir` are all sent as `dir/..`. What is neither a file nor a directory is
-//! left out and said. Contents are *not* read, but for where their holes are.
+//! refused if the user names it; below what he names it is left out and said. Contents are *not* read, but for where
+//! their holes are.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
@@ -13,20 +14,29 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, SeekFrom};
 
+use super::cache::Key;
 use super::frame::{Head, Id};
+use super::layout::Layout;
 use super::manifest::{Builder, Kind, Manifest, ManifestError, Modified};
-use crate::file::source::Stamp;
+use crate::file::source::{Stamp, regular};
 use crate::file::{SourceError, name};
 
-/// What was found.
+/// What was found, to be read as one bundle any number of times.
 #[derive(Debug)]
-pub(super) struct Found {
+pub struct Scan {
     pub(super) manifest: Manifest,
+    pub(super) layout: Layout,
     /// Of each entry, the state it was found in.
     pub(super) stamps: Vec<Stamp>,
     /// Where the entries without a directory are, by number.
     pub(super) roots: Vec<(usize, PathBuf)>,
     pub(super) skipped: Vec<Skipped>,
+    /// Head and manifest as they go out.
+    pub(super) prefix: Vec<u8>,
+    pub(super) head: Head,
+    pub(super) id: Id,
+    /// What the content is known by.
+    pub(super) key: Key,
 }
 
 /// Something that is not sent.
@@ -75,8 +85,66 @@ pub enum ScanError {
     Nothing,
 }
 
-/// Walks through `paths`.
-pub(super) fn scan(paths: &[PathBuf]) -> Result<Found, ScanError> {
+impl Scan {
+    /// Walks through `paths`: files, and folders with all that is in them.
+    ///
+    /// # Errors
+    /// [`ScanError`] at the first thing that cannot be sent.
+    pub fn of(paths: &[PathBuf]) -> Result<Self, ScanError> {
+        let mut walk = Walk::default();
+        for (name, path) in named(paths)? {
+            let metadata = fs::metadata(path).map_err(|error| unreadable(path, error))?;
+            if !metadata.is_dir() {
+                regular(&metadata).map_err(|error| FileError {
+                    path: path.clone(),
+                    error,
+                })?;
+            }
+            walk.roots.push((walk.stamps.len(), path.clone()));
+            let before = walk.stamps.len();
+            walk.add(0, name, path, &metadata)?;
+            if walk.stamps.len() == before {
+                walk.roots.pop();
+            }
+        }
+        let manifest = walk.builder.finish().map_err(|_| ScanError::Nothing)?;
+        let encoded = manifest.encode();
+        let head = Head {
+            manifest: encoded.len() as u64,
+            content: manifest.content_len(),
+        };
+        let mut prefix = head.encode().to_vec();
+        prefix.extend_from_slice(&encoded);
+        Ok(Self {
+            layout: Layout::new(&manifest),
+            key: key(&manifest, &walk.stamps, &walk.roots),
+            id: Id::of(&prefix),
+            prefix,
+            head,
+            manifest,
+            stamps: walk.stamps,
+            roots: walk.roots,
+            skipped: walk.skipped,
+        })
+    }
+
+    /// Where the entry is.
+    pub(super) fn path(&self, entry: usize) -> PathBuf {
+        let chain = self.manifest.chain(entry);
+        let root = self
+            .roots
+            .binary_search_by_key(&chain[0], |(top, _)| *top)
+            .expect("every entry hangs on a root");
+        let mut path = self.roots[root].1.clone();
+        for below in &chain[1..] {
+            path.push(&*self.manifest.entries()[*below].name);
+        }
+        path
+    }
+}
+
+/// Each path, and the name it is sent under.
+fn named(paths: &[PathBuf]) -> Result<Vec<(OsString, &PathBuf)>, ScanError> {
     let mut named = Vec::new();
     for path in paths {
         let name = match path.file_name() {
@@ -94,23 +162,22 @@ pub(super) fn scan(paths: &[PathBuf]) -> Result<Found, ScanError> {
     if let Some(pair) = named.windows(2).find(|pair| pair[0].0 == pair[1].0) {
         return Err(ScanError::Twice(pair[0].0.display().to_string()));
     }
-    let mut walk = Walk::default();
-    for (name, path) in named {
-        let metadata = fs::metadata(path).map_err(|error| unreadable(path, error))?;
-        walk.roots.push((walk.stamps.len(), path.clone()));
-        let before = walk.stamps.len();
-        walk.add(0, name, path, &metadata)?;
-        if walk.stamps.len() == before {
-            walk.roots.pop();
+    Ok(named)
+}
+
+/// What the content is known by.
+fn key(manifest: &Manifest, stamps: &[Stamp], roots: &[(usize, PathBuf)]) -> Key {
+    let mut key = Key::new("pieces");
+    for (top, root) in roots {
+        let root = fs::canonicalize(root).unwrap_or_else(|_| root.clone());
+        key.add(root.as_os_str().as_encoded_bytes(), &stamps[*top]);
+    }
+    for (entry, stamp) in manifest.entries().iter().zip(stamps) {
+        if let Kind::File { .. } = entry.kind {
+            key.add(entry.name.as_bytes(), stamp);
         }
     }
-    let manifest = walk.builder.finish().map_err(|_| ScanError::Nothing)?;
-    Ok(Found {
-        manifest,
-        stamps: walk.stamps,
-        roots: walk.roots,
-        skipped: walk.skipped,
-    })
+    key
 }
 
 #[derive(Default)]
@@ -261,19 +328,6 @@ fn data(path: &Path, metadata: &Metadata) -> io::Result<Option<Box<[Range<u64>]>
     }
     let sent: u64 = data.iter().map(|range| range.end - range.start).sum();
     Ok((sent < size).then(|| data.into()))
-}
-
-/// Head and manifest as they go out, and what they are called.
-pub(super) fn prefix(manifest: &Manifest) -> (Head, Vec<u8>, Id) {
-    let encoded = manifest.encode();
-    let head = Head {
-        manifest: encoded.len() as u64,
-        content: manifest.content_len(),
-    };
-    let mut prefix = head.encode().to_vec();
-    prefix.extend_from_slice(&encoded);
-    let id = Id::of(&prefix);
-    (head, prefix, id)
 }
 
 /// A shorter hole is sent as the zeros it reads as.

@@ -9,16 +9,17 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Advice, Mode, OFlags};
 
 use super::ahead::Ahead;
-use super::cache::{Cache, Key};
+use super::cache::Cache;
 use super::frame::{HEAD_LEN, Head, Id, TRAILER_LEN, Trailer};
-use super::layout::{Layout, Run};
+use super::layout::Run;
 use super::manifest::Manifest;
 use super::pieces::{self, PieceHasher, Pieces, Value};
-use super::scan::{self, FileError, Found, ScanError, Skipped};
+use super::scan::{FileError, Scan, ScanError, Skipped};
 use crate::file::SourceError;
 use crate::file::source::{Stamp, regular};
 
@@ -26,13 +27,9 @@ use crate::file::source::{Stamp, regular};
 #[derive(Debug)]
 pub struct BundleSource {
     files: Files,
-    /// Head and manifest.
-    prefix: Vec<u8>,
-    head: Head,
-    id: Id,
-    skipped: Vec<Skipped>,
     cache: Cache,
-    key: Key,
+    /// Whether any content was read yet.
+    begun: bool,
     /// Of pieces that passed, or passed at another time.
     values: BTreeMap<u64, Value>,
     /// The piece that passes now, and where in the content it continues.
@@ -52,10 +49,7 @@ pub struct ScanOptions {
 /// The files of a manifest, one of them open.
 #[derive(Debug)]
 struct Files {
-    manifest: Manifest,
-    layout: std::sync::Arc<Layout>,
-    stamps: Vec<Stamp>,
-    roots: Vec<(usize, PathBuf)>,
+    scan: Arc<Scan>,
     /// Which were opened, and so compared with their stamps.
     seen: Vec<bool>,
     open: Option<(usize, File)>,
@@ -69,59 +63,47 @@ impl BundleSource {
     /// [`ScanError`] at the first thing that cannot be sent; what is no file is left out (see
     /// [`skipped`](Self::skipped)).
     pub fn scan(paths: &[PathBuf], options: &ScanOptions) -> Result<Self, ScanError> {
-        let Found {
-            manifest,
-            stamps,
-            roots,
-            skipped,
-        } = scan::scan(paths)?;
-        let (head, prefix, id) = scan::prefix(&manifest);
-        let mut files = Files {
-            layout: Layout::new(&manifest).into(),
-            seen: vec![false; stamps.len()],
-            open: None,
-            ahead: None,
-            manifest,
-            stamps,
-            roots,
-        };
-        let key = files.key();
-        let values = options.cache.pieces(&key);
-        files.ahead = Ahead::start(files.paths());
-        Ok(Self {
-            files,
-            prefix,
-            head,
-            id,
-            skipped,
+        Ok(Self::of(Arc::new(Scan::of(paths)?), options))
+    }
+
+    /// Reads what was found before. Costs nothing until its content is wanted, so that whoever asks for much is not given
+    /// work before he shows who he is.
+    pub fn of(scan: Arc<Scan>, options: &ScanOptions) -> Self {
+        Self {
+            files: Files {
+                scan,
+                seen: Vec::new(),
+                open: None,
+                ahead: None,
+            },
             cache: options.cache.clone(),
-            key,
-            values,
+            begun: false,
+            values: BTreeMap::new(),
             passing: None,
             unsaved: 0,
             trailer: None,
-        })
+        }
     }
 
     /// Bytes of the whole bundle.
     #[allow(clippy::len_without_is_empty, reason = "no bundle is empty")]
     pub fn len(&self) -> u64 {
-        self.head.len()
+        self.head().len()
     }
 
     /// What the bundle is called, as long as nothing in it changes.
     pub fn id(&self) -> Id {
-        self.id
+        self.files.scan.id
     }
 
     /// Its lengths.
     pub fn head(&self) -> &Head {
-        &self.head
+        &self.files.scan.head
     }
 
     /// What it holds.
     pub fn manifest(&self) -> &Manifest {
-        &self.files.manifest
+        &self.files.scan.manifest
     }
 
     /// BLAKE3 of the content, once the trailer was read.
@@ -133,7 +115,7 @@ impl BundleSource {
 
     /// What was found and is not sent.
     pub fn skipped(&self) -> &[Skipped] {
-        &self.skipped
+        &self.files.scan.skipped
     }
 
     /// Fills `buf` with the bytes of the bundle from `offset` on. Offsets ascend from call to call, with gaps where the
@@ -146,24 +128,28 @@ impl BundleSource {
     /// Beyond the end.
     pub fn read_at(&mut self, mut offset: u64, mut buf: &mut [u8]) -> Result<(), FileError> {
         assert!(offset + buf.len() as u64 <= self.len(), "beyond the end");
+        let head = *self.head();
+        if !self.begun && offset + buf.len() as u64 > head.content_start() {
+            self.begin();
+        }
         while !buf.is_empty() {
-            let end = if offset < self.head.content_start() {
-                self.head.content_start()
-            } else if offset < self.head.content_end() {
-                self.head.content_end()
+            let end = if offset < head.content_start() {
+                head.content_start()
+            } else if offset < head.content_end() {
+                head.content_end()
             } else {
                 self.len()
             };
             let len = usize::try_from(end - offset).map_or(buf.len(), |len| len.min(buf.len()));
             let (part, rest) = buf.split_at_mut(len);
-            if offset < self.head.content_start() {
-                part.copy_from_slice(&self.prefix[offset as usize..][..len]);
-            } else if offset < self.head.content_end() {
-                let at = offset - self.head.content_start();
+            if offset < head.content_start() {
+                part.copy_from_slice(&self.files.scan.prefix[offset as usize..][..len]);
+            } else if offset < head.content_end() {
+                let at = offset - head.content_start();
                 self.files.read(at, part)?;
                 self.pass(at, part);
             } else {
-                let at = (offset - self.head.content_end()) as usize;
+                let at = (offset - head.content_end()) as usize;
                 part.copy_from_slice(&self.trailer()?[at..][..len]);
             }
             (offset, buf) = (offset + len as u64, rest);
@@ -171,18 +157,26 @@ impl BundleSource {
         Ok(())
     }
 
+    /// Gets ready to read content.
+    fn begin(&mut self) {
+        self.begun = true;
+        self.values = self.cache.pieces(&self.files.scan.key);
+        self.files.begin();
+    }
+
     /// Hashes bytes of the content that go out.
     fn pass(&mut self, mut at: u64, mut bytes: &[u8]) {
+        let content = self.head().content;
         while !bytes.is_empty() {
             let piece = at / pieces::PIECE;
-            let whole = pieces::bytes_of(piece, self.head.content);
+            let whole = pieces::bytes_of(piece, content);
             let len = usize::try_from(whole.end - at).map_or(bytes.len(), |l| l.min(bytes.len()));
             let (part, rest) = bytes.split_at(len);
             let end = at + len as u64;
             let continued = self.passing.take().filter(|(_, next)| *next == at);
             let hasher = match continued {
                 Some((hasher, _)) => Some(hasher),
-                None if at == whole.start => Some(PieceHasher::new(piece, self.head.content)),
+                None if at == whole.start => Some(PieceHasher::new(piece, content)),
                 // The beginning was skipped: the trailer will read it all.
                 None => None,
             };
@@ -205,7 +199,7 @@ impl BundleSource {
     fn trailer(&mut self) -> Result<&[u8; TRAILER_LEN], FileError> {
         if self.trailer.is_none() {
             let content = self.content_hash()?;
-            let manifest = *blake3::hash(&self.prefix[HEAD_LEN..]).as_bytes();
+            let manifest = *blake3::hash(&self.files.scan.prefix[HEAD_LEN..]).as_bytes();
             self.trailer = Some(Trailer { manifest, content }.encode());
             self.save();
         }
@@ -213,16 +207,17 @@ impl BundleSource {
     }
 
     fn content_hash(&mut self) -> Result<Value, FileError> {
-        let mut pieces = Pieces::new(self.head.content);
+        let content = self.head().content;
+        let mut pieces = Pieces::new(content);
         let mut buffer = Vec::new();
         for piece in 0..pieces.count() {
             let value = match self.values.get(&piece) {
                 Some(value) => *value,
                 None => {
-                    let range = pieces::bytes_of(piece, self.head.content);
+                    let range = pieces::bytes_of(piece, content);
                     buffer.resize((range.end - range.start) as usize, 0);
                     self.files.read(range.start, &mut buffer)?;
-                    let mut hasher = PieceHasher::new(piece, self.head.content);
+                    let mut hasher = PieceHasher::new(piece, content);
                     hasher.update(&buffer);
                     self.unsaved += 1;
                     *self.values.entry(piece).or_insert_with(|| hasher.finish())
@@ -236,7 +231,7 @@ impl BundleSource {
 
     fn save(&mut self) {
         if self.unsaved > 0 {
-            self.cache.keep_pieces(&self.key, &self.values);
+            self.cache.keep_pieces(&self.files.scan.key, &self.values);
             self.unsaved = 0;
         }
     }
@@ -252,10 +247,15 @@ impl Drop for BundleSource {
 }
 
 impl Files {
+    fn begin(&mut self) {
+        self.seen = vec![false; self.scan.stamps.len()];
+        self.ahead = Ahead::start(self.paths());
+    }
+
     /// Fills `buf` with the bytes of the content from `at` on.
     fn read(&mut self, at: u64, buf: &mut [u8]) -> Result<(), FileError> {
-        let layout = self.layout.clone();
-        for run in layout.runs(at..at + buf.len() as u64) {
+        let scan = Arc::clone(&self.scan);
+        for run in scan.layout.runs(at..at + buf.len() as u64) {
             let Run {
                 entry,
                 at: offset,
@@ -286,16 +286,16 @@ impl Files {
     }
 
     fn enter(&mut self, entry: usize) -> Result<(), FileError> {
-        let path = self.path(entry);
+        let path = self.scan.path(entry);
         if let Some(ahead) = &self.ahead {
             ahead.reached(entry);
         }
-        let file = open(&path, self.manifest.entries()[entry].depth > 0);
+        let file = open(&path, self.scan.manifest.entries()[entry].depth > 0);
         let (file, stamp) = file.map_err(|error| self.failed(entry, error))?;
-        if !stamp.is(&self.stamps[entry]) {
+        if !stamp.is(&self.scan.stamps[entry]) {
             return Err(self.failed(entry, SourceError::Changed));
         }
-        if self.stamps[entry].size > READ_AHEAD_MIN {
+        if self.scan.stamps[entry].size > READ_AHEAD_MIN {
             let _ = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
         }
         self.seen[entry] = true;
@@ -314,7 +314,7 @@ impl Files {
     fn check(&self, entry: usize, file: &File) -> Result<(), FileError> {
         let metadata = file.metadata();
         let metadata = metadata.map_err(|error| self.failed(entry, SourceError::Read(error)))?;
-        if Stamp::of(&metadata).is(&self.stamps[entry]) {
+        if Stamp::of(&metadata).is(&self.scan.stamps[entry]) {
             Ok(())
         } else {
             Err(self.failed(entry, SourceError::Changed))
@@ -324,67 +324,40 @@ impl Files {
     /// Compares the files that were skipped from end to end.
     fn check_unseen(&mut self) -> Result<(), FileError> {
         self.leave()?;
-        for entry in 0..self.stamps.len() {
-            let described = &self.manifest.entries()[entry];
+        for entry in 0..self.scan.stamps.len() {
+            let described = &self.scan.manifest.entries()[entry];
             if self.seen[entry] || described.kind == super::Kind::Directory {
                 continue;
             }
-            let path = self.path(entry);
+            let path = self.scan.path(entry);
             let metadata = if described.depth == 0 {
                 std::fs::metadata(&path)
             } else {
                 std::fs::symlink_metadata(&path)
             };
             let metadata = metadata.map_err(|e| self.failed(entry, SourceError::Open(e)))?;
-            if !Stamp::of(&metadata).is(&self.stamps[entry]) {
+            if !Stamp::of(&metadata).is(&self.scan.stamps[entry]) {
                 return Err(self.failed(entry, SourceError::Changed));
             }
         }
         Ok(())
     }
 
-    /// Where the entry is.
-    fn path(&self, entry: usize) -> PathBuf {
-        let chain = self.manifest.chain(entry);
-        let root = self
-            .roots
-            .binary_search_by_key(&chain[0], |(top, _)| *top)
-            .expect("every entry hangs on a root");
-        let mut path = self.roots[root].1.clone();
-        for below in &chain[1..] {
-            path.push(&*self.manifest.entries()[*below].name);
-        }
-        path
-    }
-
     /// Where the files with content are, by number.
     fn paths(&self) -> Vec<(usize, PathBuf)> {
         let small = |entry: &usize| {
-            let size = self.stamps[*entry].size;
-            let file = self.manifest.entries()[*entry].kind != super::Kind::Directory;
+            let size = self.scan.stamps[*entry].size;
+            let file = self.scan.manifest.entries()[*entry].kind != super::Kind::Directory;
             file && size > 0 && size <= READ_AHEAD_MIN
         };
-        let entries = (0..self.stamps.len()).filter(small);
-        entries.map(|entry| (entry, self.path(entry))).collect()
-    }
-
-    /// What the content is known by.
-    fn key(&self) -> Key {
-        let mut key = Key::new("pieces");
-        for (top, root) in &self.roots {
-            let root = std::fs::canonicalize(root).unwrap_or_else(|_| root.clone());
-            key.add(root.as_os_str().as_encoded_bytes(), &self.stamps[*top]);
-        }
-        for (entry, stamp) in self.manifest.entries().iter().zip(&self.stamps) {
-            if let super::Kind::File { .. } = entry.kind {
-                key.add(entry.name.as_bytes(), stamp);
-            }
-        }
-        key
+        let entries = (0..self.scan.stamps.len()).filter(small);
+        entries
+            .map(|entry| (entry, self.scan.path(entry)))
+            .collect()
     }
 
     fn failed(&self, entry: usize, error: SourceError) -> FileError {
-        let path = self.path(entry);
+        let path = self.scan.path(entry);
         FileError { path, error }
     }
 }

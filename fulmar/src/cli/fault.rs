@@ -220,6 +220,7 @@ mod tests {
     fn what_commands_say_is_documented() {
         let peer = SocketAddr::from(([192, 0, 2, 7], 9000));
         let mut faults = super::super::send::samples();
+        faults.extend(super::super::peer::samples());
         faults.extend(super::super::key::samples());
         faults.extend(super::super::recv::samples());
         faults.push(Fault::refused(

@@ -33,16 +33,20 @@ pub(super) struct Options {
 
 impl Options {
     /// What to fetch, and where to.
-    fn names_and_place(&self) -> (&[String], PathBuf) {
-        if let Some(into) = &self.into {
-            return (&self.names, into.clone());
-        }
-        match self.names.split_last() {
-            Some((last, names)) if !names.is_empty() && PathBuf::from(last).is_dir() => {
+    fn names_and_place(&self) -> (Vec<String>, PathBuf) {
+        let (names, place) = match (&self.into, self.names.split_last()) {
+            (Some(into), _) => (&self.names[..], into.clone()),
+            (None, Some((last, names))) if !names.is_empty() && PathBuf::from(last).is_dir() => {
                 (names, PathBuf::from(last))
             }
-            _ => (&self.names, PathBuf::from(".")),
-        }
+            (None, _) => (&self.names[..], PathBuf::from(".")),
+        };
+        // A folder may be written as `fulmar ls` writes it.
+        let names = names.iter().map(|name| match name.strip_suffix('/') {
+            Some(folder) if !folder.is_empty() => folder.to_owned(),
+            Some(_) | None => name.clone(),
+        });
+        (names.collect(), place)
     }
 }
 
@@ -60,9 +64,11 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
     };
     let (names, place) = options.names_and_place();
     let mut narrator = Narrator::new(voice, Role::Client);
-    let tally = transfer::get(names, &place, &get, |update| {
+    let tally = transfer::get(&names, &place, &get, |update| {
         meeting.watch(update, &mut narrator);
     });
     drop(narrator);
-    tally.map(drop).map_err(|error| told(Fault::from(error)))
+    tally
+        .map(drop)
+        .map_err(|error| told(meeting.explain(&error)))
 }

@@ -32,14 +32,21 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
     };
     let listed = transfer::list(&get).map_err(|error| told(Fault::from(error)))?;
     for file in &listed {
+        let name = escaped(file.name.as_bytes());
         if options.talk.json {
-            print_json(&json!({ "event": "file", "file": file.name, "size": file.size }));
+            let event = if file.folder { "folder" } else { "file" };
+            print_json(&json!({ "event": event, "file": file.name, "size": file.size }));
+        } else if file.folder {
+            print(&format!("{:>10}  {name}/\n", "folder"));
         } else {
             let size = file
                 .size
                 .map_or_else(String::new, |size| Bytes(size).to_string());
-            print(&format!("{size:>10}  {}\n", escaped(file.name.as_bytes())));
+            print(&format!("{size:>10}  {name}\n"));
         }
+    }
+    if listed.is_empty() {
+        voice.say(&format!("note: {} has nothing to give", options.host));
     }
     Ok(())
 }

@@ -50,17 +50,19 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Send files to a machine where `fulmar recv` runs
+    /// Send files and folders to a machine where `fulmar recv` runs
+    #[command(override_usage = "fulmar send [OPTIONS] <FILE>... <HOST[:PORT]>")]
     Send(send::Options),
-    /// Receive files into a directory
+    /// Receive files and folders into a directory
     Recv(recv::Options),
-    /// Serve the files of a directory to whoever asks
+    /// Serve the files and folders of a directory to whoever asks
     Serve(serve::Options),
-    /// Fetch files from a machine where `fulmar serve` runs
+    /// Fetch files and folders from a machine where `fulmar serve` runs
     Get(get::Options),
     /// List what a machine where `fulmar serve` runs has
     Ls(ls::Options),
-    /// Send files to a machine where `fulmar serve --allow-put` runs
+    /// Send files and folders to a machine where `fulmar serve --allow-put` runs
+    #[command(override_usage = "fulmar put [OPTIONS] <FILE>... <HOST[:PORT]>")]
     Put(send::Options),
     /// Show, change and forget the keys that say who is who
     #[command(subcommand, arg_required_else_help = false)]
@@ -227,7 +229,7 @@ mod tests {
             ("fulmar sim hpudp --link moon", ["--link", "satellite"]),
             ("fulmar sim", ["subcommand", "hpudp"]),
             ("fulmar sim srt", ["srt", "hpudp"]),
-            ("fulmar send f", ["HOST", "required"]),
+            ("fulmar send", ["HOST", "required"]),
             ("fulmar recv --listen nowhere", ["--listen", "[::]:9000"]),
             (
                 "fulmar send f h --encrypt --plain",

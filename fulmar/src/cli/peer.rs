@@ -6,8 +6,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use clap::Args;
 use fulmar::identity::{self, Demand, Host, Known, KnownHosts, Pin, PublicKey};
-use fulmar::transfer::{Encryption, Update};
-use fulmar_proto::hpudp::Trust;
+use fulmar::transfer::{Encryption, TransferError, Update};
+use fulmar_proto::hpudp::{Failure, Trust};
 
 use super::fault::{Exit, Fault};
 use super::key::KnownHostsFile;
@@ -96,9 +96,8 @@ impl Peer {
             }
         };
         match wanted {
-            Some(_) if self.plain || self.allow_plain => {
-                let refusal = identity::check(record, None, self.host_key.as_ref(), self.demand());
-                Err(refused(text, refusal.err()))
+            Some(fingerprint) if self.plain || self.allow_plain => {
+                Err(unprovable(text, &fingerprint.to_string()))
             }
             Some(fingerprint) => Ok(Trust::Key(fingerprint.bytes())),
             None if self.require_auth => Ok(Trust::AnyKey),
@@ -136,6 +135,41 @@ impl Meeting {
             self.record = self.known.lookup(&self.host);
         }
     }
+
+    /// A failure in the words of the user: which key was shown, which one is on record, what to do about it.
+    pub(super) fn explain(&self, error: &TransferError) -> Fault {
+        let shown = match error.failure() {
+            Some(Failure::OtherIdentity(key)) => Some(PublicKey(key)),
+            Some(Failure::NoIdentity) => None,
+            Some(_) | None => return Fault::from(error),
+        };
+        let pin = self.peer.host_key.as_ref();
+        let verdict = identity::check(&self.record, shown.as_ref(), pin, self.peer.demand());
+        match verdict {
+            Ok(_) => Fault::from(error),
+            Err(refusal) => {
+                let host = self.host.to_string();
+                Fault::from(&TransferError::identity(error.what(), &host, refusal))
+            }
+        }
+    }
+}
+
+/// In the clear a host on record cannot be told from any other.
+fn unprovable(host: &str, fingerprint: &str) -> Fault {
+    Fault::new(Exit::Identity, format!("cannot trust {host}"))
+        .because(format!(
+            "its key {fingerprint} is on record, and in the clear nobody can prove to have it"
+        ))
+        .hint(format!(
+            "leave out --plain and --allow-plain; if it has become a program without keys, `fulmar key forget {host}`"
+        ))
+}
+
+/// What is said here before a host is called.
+#[cfg(test)]
+pub(super) fn samples() -> Vec<Fault> {
+    vec![unprovable("HOST", "SHA256:…")]
 }
 
 fn refused(host: &str, refusal: Option<identity::Refusal>) -> Fault {

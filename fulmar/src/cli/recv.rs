@@ -28,7 +28,7 @@ pub(super) struct Options {
     /// Where to listen, ADDRESS[:PORT] or :PORT; port 0 takes any that is free [default: [::]:9000]
     #[arg(long, value_name = "ADDRESS", value_parser = listen)]
     listen: Option<SocketAddr>,
-    /// End after the first file
+    /// End after the first transfer
     #[arg(long)]
     once: bool,
     #[command(flatten)]
@@ -62,8 +62,12 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
             Role::Daemon
         },
     );
-    narrator.say(&format!("READY {address}"));
-    voice.emit(&Event::Ready { listen: address });
+    let identity = key.fingerprint().to_string();
+    narrator.say(&format!("READY {address} {identity}"));
+    voice.emit(&Event::Ready {
+        listen: address,
+        identity,
+    });
     if let Some(metrics) = &metrics {
         let listen = metrics.local_addr();
         narrator.say(&format!("metrics at http://{listen}/metrics"));

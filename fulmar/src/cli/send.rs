@@ -17,12 +17,11 @@ use crate::ui::{Narrator, Role};
 /// The options of `fulmar send` and `fulmar put`.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Files and folders to send
+    // One list, for clap parts two only where no option stands between them.
+    /// Files and folders to send, and last where to: a name or an address; [ADDRESS]:PORT for IPv6 with a port, which is
+    /// 9000 if not given
     #[arg(required = true, value_name = "FILE")]
-    files: Vec<PathBuf>,
-    /// Where the receiver runs: a name or an address; [ADDRESS]:PORT for IPv6 with a port, which is 9000 if not given
-    #[arg(value_name = "HOST[:PORT]")]
-    host: String,
+    files_and_host: Vec<PathBuf>,
     #[command(flatten)]
     peer: Peer,
     #[command(flatten)]
@@ -31,6 +30,24 @@ pub(super) struct Options {
     bounds: Bounds,
     #[command(flatten)]
     talk: Talk,
+}
+
+impl Options {
+    /// What to send, and where to.
+    fn files_and_host(&self) -> Result<(&[PathBuf], &str), Fault> {
+        let usage = || {
+            Fault::usage(
+                "HOST[:PORT] is required after what is to be sent; write FILE... HOST[:PORT]",
+            )
+        };
+        match self.files_and_host.split_last() {
+            Some((host, files)) if !files.is_empty() => {
+                // What is no UTF-8 is a file, and no host.
+                Ok((files, host.to_str().ok_or_else(usage)?))
+            }
+            Some(_) | None => Err(usage()),
+        }
+    }
 }
 
 /// Runs `fulmar send`.
@@ -45,14 +62,13 @@ pub(super) fn put(options: &Options) -> Result<(), Fault> {
 
 fn transmit(options: &Options, via: Via) -> Result<(), Fault> {
     let voice = options.talk.voice();
+    let (files, host) = options.files_and_host()?;
     let config = options.pace.config(&options.bounds)?;
     let told = |fault: Fault| fault.told(voice);
-    let mut meeting = options.peer.meet(&options.host, voice).map_err(told)?;
+    let mut meeting = options.peer.meet(host, voice).map_err(told)?;
     let send = SendOptions {
         encrypt: options.peer.encryption(),
         via,
-        // A daemon takes everything in one session if it can; so does whoever gets a folder.
-        bundle: via == Via::Push || options.files.iter().any(|path| path.is_dir()),
         cache: Cache::of_user(),
         trust: meeting.trust,
         config,
@@ -62,11 +78,12 @@ fn transmit(options: &Options, via: Via) -> Result<(), Fault> {
         ..SendOptions::new(meeting.address)
     };
     let mut narrator = Narrator::new(voice, Role::Client);
-    let sent = transfer::send(&options.files, &send, |update| {
+    let sent = transfer::send(files, &send, |update| {
         meeting.watch(update, &mut narrator);
     });
     drop(narrator);
-    sent.map(drop).map_err(|error| told(Fault::from(error)))
+    sent.map(drop)
+        .map_err(|error| told(meeting.explain(&error)))
 }
 
 /// `HOST[:PORT]` as a host without brackets, and a port.

@@ -73,21 +73,25 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
         Server::bind(&options.dir, at, serve.clone())
     });
     let server = server.map_err(|error| Fault::from(error).told(voice))?;
-    let watched = server.watcher();
+    let (watched, offers) = (server.watcher(), server.offers());
     let metrics = options
         .metrics
         .map(|at| serve_metrics(at, watched).map_err(|fault| fault.told(voice)))
         .transpose()?;
     let mut narrator = Narrator::new(voice, Role::Daemon);
-    if let Some(metrics) = &metrics {
-        narrator.say(&format!(
-            "metrics at http://{}/metrics",
-            metrics.local_addr()
-        ));
-    }
     let address = server.local_addr();
-    narrator.say(&format!("READY {address} {}", key.fingerprint()));
-    voice.emit(&Event::Ready { listen: address });
+    let identity = key.fingerprint().to_string();
+    narrator.say(&format!("READY {address} {identity}"));
+    voice.emit(&Event::Ready {
+        listen: address,
+        identity,
+    });
+    narrator.say(&on_offer(offers, options));
+    if let Some(metrics) = &metrics {
+        let listen = metrics.local_addr();
+        narrator.say(&format!("metrics at http://{listen}/metrics"));
+        voice.emit(&Event::Metrics { listen });
+    }
     let tally = server.run(|update| narrator.tell(update), &stop);
     let tally = tally.map_err(|error| Fault::from(error).told(voice))?;
     narrator.say(&format!(
@@ -95,4 +99,16 @@ pub(super) fn run(options: &Options) -> Result<(), Fault> {
         tally.served, tally.files, tally.failed, tally.refused
     ));
     Ok(())
+}
+
+/// What can be done here, in a sentence.
+fn on_offer((files, folders): (usize, usize), options: &Options) -> String {
+    let later = match (options.watch, options.allow_put) {
+        (true, true) => ", and what comes later or is put",
+        (true, false) => ", and what comes later",
+        (false, true) => ", and what is put",
+        (false, false) if files + folders == 0 => "; --watch gives what comes later",
+        (false, false) => "",
+    };
+    format!("{files} files and {folders} folders can be fetched{later}")
 }

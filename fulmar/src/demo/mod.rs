@@ -160,6 +160,7 @@ pub fn run(options: &Options, mut observer: impl FnMut(&Update)) -> Result<Outco
                         Update::SocketBuffers { .. }
                         | Update::Hashing { .. }
                         | Update::LeftOut { .. }
+                        | Update::SingleFiles { .. }
                         | Update::Resumed { .. }
                         | Update::Connected { .. }
                         | Update::Unencrypted { .. }
@@ -209,6 +210,7 @@ pub fn run(options: &Options, mut observer: impl FnMut(&Update)) -> Result<Outco
                 Update::SocketBuffers { .. }
                 | Update::Hashing { .. }
                 | Update::LeftOut { .. }
+                | Update::SingleFiles { .. }
                 | Update::Resumed { .. }
                 | Update::Connected { .. }
                 | Update::Unencrypted { .. }

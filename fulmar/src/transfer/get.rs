@@ -13,7 +13,9 @@ use std::time::Instant;
 use fulmar_proto::Endpoint;
 use fulmar_proto::hpudp::{Command, Config, Event, Failure, Reason, Tag, Trust, Wish};
 
-use super::recv::{Accepts, Receiving, Tally, next_event};
+use super::error::{Attempt, Side};
+use super::receiving::{Accepts, Receiving};
+use super::recv::{Tally, next_event};
 use super::{
     Encryption, FAREWELL, TICK, TransferError, Update, any_port, bind, open_directory, patience,
     spawn_bulk,
@@ -75,6 +77,12 @@ pub fn get(
     let mut next = 0;
     for name in names {
         let mut encrypt = options.encrypt != Encryption::Off;
+        let attempt = Attempt {
+            side: Side::Get,
+            name: name.clone(),
+            peer: options.from,
+            resumes: options.config.extensions,
+        };
         let until = Instant::now() + options.config.request_timeout;
         loop {
             let tag = Tag(next);
@@ -89,7 +97,7 @@ pub fn get(
             };
             let command = Command::Pull { tag, wish };
             handle.command(command).map_err(TransferError::driver)?;
-            let ended = wait(&handle, &mut receiving, tag, options)?;
+            let ended = wait(&handle, &mut receiving, tag, &attempt, options)?;
             receiving.accepts.wanted.remove(&tag);
             match ended {
                 Ended::Received => break,
@@ -111,8 +119,7 @@ pub fn get(
                     continue;
                 }
                 Ended::Unanswered(failure) => {
-                    let what = format!("cannot fetch {name} from {}", options.from);
-                    outcome = Err(TransferError::session(what, options.from, failure));
+                    outcome = Err(TransferError::session(&attempt, failure));
                 }
             }
             break;
@@ -144,6 +151,7 @@ fn wait<E, O>(
     handle: &Handle<E>,
     receiving: &mut Receiving<'_, E, O>,
     current: Tag,
+    attempt: &Attempt,
     options: &GetOptions,
 ) -> Result<Ended, TransferError>
 where
@@ -153,9 +161,7 @@ where
     receiving.last = None;
     loop {
         if options.stop.load(Relaxed) {
-            let name = &receiving.accepts.wanted[&current];
-            let what = format!("cannot fetch {name} from {}", options.from);
-            return Ok(Ended::Failed(TransferError::stopped(what)));
+            return Ok(Ended::Failed(TransferError::stopped(attempt)));
         }
         if let Some(event) = next_event(handle, TICK)?
             && let Some(Event::Finished {

@@ -5,17 +5,20 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use fulmar_proto::hpudp::{Command, Event, Failure, Tag};
+use fulmar_proto::hpudp::{Command, Event, Tag};
 
+use super::error::{Attempt, Side};
 use super::recv::next_event;
-use super::{GetOptions, Kind, TICK, TransferError, any_port, bind, spawn_bulk};
+use super::{GetOptions, TICK, TransferError, any_port, bind, spawn_bulk};
 
-/// A file that a daemon gives.
+/// What a daemon gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     /// As the daemon wrote it; hostile until escaped.
     pub name: String,
-    /// Bytes; none where the daemon does not say.
+    /// Whether it is a folder.
+    pub folder: bool,
+    /// Bytes of a file; none where the daemon does not say.
     pub size: Option<u64>,
 }
 
@@ -28,7 +31,12 @@ pub fn list(options: &GetOptions) -> Result<Vec<Listed>, TransferError> {
     let here = any_port(peer);
     let socket = bind(here, options.dscp)?;
     let handle = spawn_bulk(socket, here, options.config.clone())?;
-    let what = || format!("cannot list what {peer} has");
+    let attempt = Attempt {
+        side: Side::List,
+        name: String::new(),
+        peer,
+        resumes: false,
+    };
     let mut found = Vec::new();
     for page in 0.. {
         let (tag, first) = (Tag(page), found.len() as u64);
@@ -40,7 +48,7 @@ pub fn list(options: &GetOptions) -> Result<Vec<Listed>, TransferError> {
         handle.command(command).map_err(TransferError::driver)?;
         loop {
             if options.stop.load(Relaxed) {
-                return Err(TransferError::stopped(what()));
+                return Err(TransferError::stopped(&attempt));
             }
             match next_event(&handle, TICK)? {
                 Some(Event::Listing {
@@ -63,13 +71,7 @@ pub fn list(options: &GetOptions) -> Result<Vec<Listed>, TransferError> {
                     result: Err(failure),
                     ..
                 }) if of == tag => {
-                    let advice =
-                        "see that a daemon runs there, and that it is one that gives lists";
-                    return Err(if failure == Failure::NoAnswer {
-                        TransferError::new(Kind::NoConnection, what(), failure, advice)
-                    } else {
-                        TransferError::session(what(), peer, failure)
-                    });
+                    return Err(TransferError::session(&attempt, failure));
                 }
                 Some(_) | None => {}
             }
@@ -78,15 +80,23 @@ pub fn list(options: &GetOptions) -> Result<Vec<Listed>, TransferError> {
     Ok(found)
 }
 
-/// `name`, tab, `size`; an early dialect writes names alone.
+/// `name`, tab, `size`; an early dialect writes names alone. A folder's name has a slash behind it.
 fn read(line: &str) -> Listed {
     let (name, size) = match line.rsplit_once('\t') {
         Some((name, size)) => (name, size.parse().ok()),
         None => (line, None),
     };
-    Listed {
-        name: name.to_owned(),
-        size,
+    match name.strip_suffix('/') {
+        Some(name) => Listed {
+            name: name.to_owned(),
+            folder: true,
+            size: None,
+        },
+        None => Listed {
+            name: name.to_owned(),
+            folder: false,
+            size,
+        },
     }
 }
 

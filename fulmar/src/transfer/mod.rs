@@ -5,32 +5,37 @@
 //! on the calling thread too and should be quick. Nothing here draws, prints or parses; and no choice is made silently
 //! that weakens a transfer.
 
+mod error;
 mod get;
+mod incoming;
 mod limit;
 mod list;
 mod outgoing;
+mod receiving;
 mod recv;
 #[cfg(test)]
 mod refusals;
 mod send;
 mod serve;
+mod shelf;
+mod storing;
 #[cfg(test)]
 mod tests;
 
-use std::error::Error;
 use std::fmt;
-use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
-use fulmar_proto::hpudp::{self, Config, Failure, Reason, Snapshot};
+use fulmar_proto::hpudp::{self, Config, Reason, Snapshot};
 
+use crate::bundle::{self, Manifest};
 use crate::config::Dscp;
-use crate::driver::{self, Buffers, GATHER_BULK, Handle, Socket, Stopped};
+use crate::driver::{self, Buffers, GATHER_BULK, Handle, Socket};
 use crate::file::Directory;
-use crate::identity::Refusal;
 
+pub use error::{Kind, TransferError};
 pub use get::{GetOptions, get};
 pub use limit::Following;
 pub use list::{Listed, list};
@@ -116,22 +121,32 @@ pub enum Update {
         /// Figures.
         snapshot: Snapshot,
     },
-    /// The file is at the receiver: verified, durable, under its name.
+    /// Everything is at the receiver: verified, durable, under its name.
     Finished {
         /// Which way it went.
         direction: Direction,
         /// The static key that the peer proved to hold.
         identity: Option<[u8; 32]>,
-        /// Base name.
+        /// Base name; of several, how many.
         name: String,
         /// The other side.
         peer: SocketAddr,
         /// Final figures.
         snapshot: Snapshot,
-        /// Its hash, which the receiver verified.
+        /// Bytes that an earlier attempt had brought, so that they did not move now.
+        resumed: u64,
+        /// How many files; those in folders too.
+        files: u64,
+        /// The hash, which the receiver verified.
         hash: Hash,
-        /// Where it was stored (receiver), or read (sender).
+        /// Where it was stored (receiver), or read (sender); of several, the directory they are in now, or none.
         path: PathBuf,
+    },
+    /// The peer takes single files only: from here on names, sizes and hashes can be read on the way, and what is
+    /// interrupted begins from zero. Said once (sender).
+    SingleFiles {
+        /// The other side.
+        peer: SocketAddr,
     },
     /// What is neither file nor folder is not sent.
     LeftOut {
@@ -173,210 +188,6 @@ pub enum Update {
     },
 }
 
-/// Why a transfer failed: what was attempted, because of what, and what to try. Displayed as three lines.
-#[derive(Debug)]
-pub struct TransferError {
-    kind: Kind,
-    what: String,
-    because: Box<dyn Error + Send + Sync>,
-    advice: String,
-}
-
-/// Kinds of failure, as scripts tell them apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Kind {
-    /// Something on this machine: a file, the disk, the socket.
-    Failed,
-    /// The peer never answered, or fell silent.
-    NoConnection,
-    /// The peer's key is unusable.
-    Identity,
-    /// The bytes that arrived are not those that were promised.
-    Integrity,
-    /// The peer refused or gave up.
-    Refused,
-    /// The user stopped it.
-    Stopped,
-}
-
-impl Kind {
-    /// The exit code of a process that ends with it.
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Self::Failed => 1,
-            Self::NoConnection => 3,
-            Self::Identity => 4,
-            Self::Integrity => 5,
-            Self::Refused => 6,
-            Self::Stopped => 130,
-        }
-    }
-}
-
-impl TransferError {
-    /// What kind of failure it is.
-    pub fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    /// The exit code of a process that ends with it.
-    pub fn exit_code(&self) -> u8 {
-        self.kind.exit_code()
-    }
-
-    /// What was attempted and failed.
-    pub fn what(&self) -> &str {
-        &self.what
-    }
-
-    /// What to try next.
-    pub fn advice(&self) -> &str {
-        &self.advice
-    }
-
-    fn new(
-        kind: Kind,
-        what: impl Into<String>,
-        because: impl Into<Box<dyn Error + Send + Sync>>,
-        advice: impl Into<String>,
-    ) -> Self {
-        Self {
-            kind,
-            what: what.into(),
-            because: because.into(),
-            advice: advice.into(),
-        }
-    }
-
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "the kinds of input and output errors never end"
-    )]
-    fn socket(at: SocketAddr, error: io::Error) -> Self {
-        let advice = match error.kind() {
-            io::ErrorKind::AddrInUse => "use another port, or end the program that has this one",
-            io::ErrorKind::AddrNotAvailable => {
-                "use an address of this machine, or [::] for all of them"
-            }
-            io::ErrorKind::PermissionDenied => "use a port above 1023",
-            _ => "see that this machine allows UDP sockets, then try again",
-        };
-        Self::new(
-            Kind::Failed,
-            format!("cannot open a UDP socket at {at}"),
-            error,
-            advice,
-        )
-    }
-
-    fn mark(dscp: Dscp, error: io::Error) -> Self {
-        let what = format!("cannot mark datagrams as {dscp}");
-        let advice = "use another mark; some need a privilege";
-        Self::new(Kind::Failed, what, error, advice)
-    }
-
-    fn entropy(error: getrandom::Error) -> Self {
-        let advice = "no transfer is safe without random numbers; look at the system's log";
-        Self::new(
-            Kind::Failed,
-            "cannot draw random numbers",
-            error.to_string(),
-            advice,
-        )
-    }
-
-    fn driver(error: Stopped) -> Self {
-        let advice = "the log has the reason; trying again is safe";
-        Self::new(Kind::Failed, "the socket stopped working", error, advice)
-    }
-
-    fn stopped(what: String) -> Self {
-        Self::new(
-            Kind::Stopped,
-            what,
-            "stopped by the user",
-            "start it again; nothing incomplete was kept",
-        )
-    }
-
-    /// A peer, `host` as the user wrote it, that is not who it must be.
-    pub fn identity(what: impl Into<String>, host: &str, refusal: Refusal) -> Self {
-        Self::new(Kind::Identity, what, refusal, refusal.advice(host))
-    }
-
-    /// The end of a session as its endpoint reports it.
-    fn session(what: String, peer: SocketAddr, failure: Failure) -> Self {
-        let (kind, advice) = match failure {
-            Failure::NoAnswer => {
-                let advice = format!(
-                    "check that a receiver runs at {} and that UDP port {} is open between here and there",
-                    peer.ip(),
-                    peer.port()
-                );
-                (Kind::NoConnection, advice)
-            }
-            Failure::Silent => (
-                Kind::NoConnection,
-                "check the connection, then send it again".into(),
-            ),
-            Failure::BadKey => (
-                Kind::Identity,
-                "somebody between here and there may have changed it".into(),
-            ),
-            Failure::NoIdentity => (
-                Kind::Identity,
-                "it may not be who you mean; without a demand for proof it would have been believed"
-                    .into(),
-            ),
-            Failure::OtherIdentity(_) => (
-                Kind::Identity,
-                "somebody else may answer there; if its key was changed on purpose, forget the old one".into(),
-            ),
-            Failure::NoBundles => (Kind::Refused, "send single files, without folders".into()),
-            Failure::Refused(Reason::HASH_MISMATCH) => (
-                Kind::Integrity,
-                "send it again; if that repeats, check both disks and memories".into(),
-            ),
-            Failure::Refused(reason) => (Kind::Refused, advice_on(reason).into()),
-            Failure::Aborted(reason) => (Kind::Failed, advice_on(reason).into()),
-        };
-        Self::new(kind, what, failure, advice)
-    }
-}
-
-impl fmt::Display for TransferError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}\nbecause: {}\ntry: {}",
-            self.what, self.because, self.advice
-        )
-    }
-}
-
-impl Error for TransferError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&*self.because)
-    }
-}
-
-fn advice_on(reason: Reason) -> &'static str {
-    match reason {
-        Reason::BUSY | Reason::COLLISION => "send it again in a moment",
-        Reason::EXISTS => "send it under another name, or remove the one at the receiver",
-        Reason::NO_ENCRYPTION => {
-            "allow a plain transfer, if everybody between here and there may read the file"
-        }
-        Reason::NEEDS_ENCRYPTION => "send it encrypted",
-        Reason::FORBIDDEN => "ask whoever runs the daemon to start it with --allow-put",
-        Reason::STORAGE => "make room on the receiver's disk, or look at its log",
-        Reason::NOT_FOUND | Reason::INVALID => "send it under a plain name",
-        Reason::HASH_MISMATCH => "send it again; if that repeats, check both disks and memories",
-        _ => "ask at the other side",
-    }
-}
-
 /// A socket at `at` whose datagrams bear a mark.
 fn bind(at: SocketAddr, dscp: Dscp) -> Result<Socket, TransferError> {
     let mut socket = Socket::bind(at).map_err(|error| TransferError::socket(at, error))?;
@@ -394,7 +205,35 @@ fn open_directory(path: &Path) -> Result<Directory, TransferError> {
         opened.check_writable()?;
         Ok(opened)
     });
-    opened.map_err(|error| recv::unusable(path, error))
+    opened.map_err(|error| storing::unusable(path, error))
+}
+
+/// Removes what transfers left in `directory` that nobody has gone on with for a while: on a thread of its own, for
+/// large folders take their time, and without a word, for nobody waits for it.
+fn sweep(directory: &Directory) {
+    let directory = directory.clone();
+    let sweeping = move || {
+        if let Err(error) = bundle::sweep(&directory, ABANDONED) {
+            tracing::warn!(%error, "what is left of old transfers stays behind");
+        }
+    };
+    // Without a thread it stays until the next time.
+    let _ = thread::Builder::new().name("sweep".into()).spawn(sweeping);
+}
+
+/// The figures of the content alone: what is `around` it in a bundle is not what the user counts.
+fn of_content(mut snapshot: Snapshot, around: u64) -> Snapshot {
+    snapshot.size = snapshot.size.saturating_sub(around);
+    snapshot.done = snapshot.done.saturating_sub(around);
+    snapshot
+}
+
+/// How many files there are; folders are none.
+fn counted(manifest: &Manifest) -> u64 {
+    let kinds = manifest.entries().iter().map(|entry| &entry.kind);
+    kinds
+        .filter(|kind| **kind != bundle::Kind::Directory)
+        .count() as u64
 }
 
 /// An endpoint whose driver lets arrivals gather, for who receives in bulk.
@@ -434,6 +273,8 @@ fn seed() -> Result<[u8; 32], TransferError> {
     Ok(seed)
 }
 
+/// How long what an interrupted transfer has brought waits for the next attempt.
+const ABANDONED: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How often a waiting loop looks whether it should stop.
 const TICK: Duration = Duration::from_millis(100);
 /// How long a failed or stopped transfer still tells its peer.

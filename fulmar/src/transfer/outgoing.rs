@@ -5,32 +5,91 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Kind, TransferError};
+use fulmar_proto::hpudp::Snapshot;
+
+use super::error::{Kind, TransferError};
+use super::{Hash, counted, of_content};
 use crate::bundle::{BundleSource, FileError, ScanError};
 use crate::file::{Source, SourceError};
 
 /// The bytes of one session, wherever they come from.
-pub(super) enum Content {
-    /// A file.
-    File(Arc<Source>),
+#[derive(Debug)]
+pub(super) struct Content {
+    of: Of,
+    /// Bytes that left; the receiver had the others.
+    supplied: u64,
+}
+
+#[derive(Debug)]
+enum Of {
+    /// A file, and its xxHash64.
+    File(Arc<Source>, u64),
     /// Any number of files.
     Bundle(Box<BundleSource>),
 }
 
 impl Content {
-    /// Bytes.
-    pub(super) fn size(&self) -> u64 {
-        match self {
-            Self::File(source) => source.size(),
-            Self::Bundle(source) => source.len(),
+    /// A file by itself, and its xxHash64.
+    pub(super) fn file(source: Arc<Source>, hash: u64) -> Self {
+        let of = Of::File(source, hash);
+        Self { of, supplied: 0 }
+    }
+
+    /// Any number of files.
+    pub(super) fn bundle(source: BundleSource) -> Self {
+        let of = Of::Bundle(Box::new(source));
+        Self { of, supplied: 0 }
+    }
+
+    /// Whether it is a bundle.
+    pub(super) fn is_bundle(&self) -> bool {
+        matches!(self.of, Of::Bundle(_))
+    }
+
+    /// Bytes on the wire.
+    pub(super) fn len(&self) -> u64 {
+        match &self.of {
+            Of::File(source, _) => source.size(),
+            Of::Bundle(source) => source.len(),
         }
     }
 
-    /// BLAKE3 of a bundle's content, once all of it was read.
-    pub(super) fn blake3(&self) -> Option<[u8; 32]> {
-        match self {
-            Self::File(_) => None,
-            Self::Bundle(source) => source.blake3(),
+    /// Bytes of files.
+    pub(super) fn size(&self) -> u64 {
+        self.len() - self.around()
+    }
+
+    /// How many files.
+    pub(super) fn files(&self) -> u64 {
+        match &self.of {
+            Of::File(..) => 1,
+            Of::Bundle(source) => counted(source.manifest()),
+        }
+    }
+
+    /// Bytes of files that the receiver had before.
+    pub(super) fn resumed(&self) -> u64 {
+        self.len().saturating_sub(self.supplied)
+    }
+
+    /// The figures of the files alone.
+    pub(super) fn figures(&self, snapshot: Snapshot) -> Snapshot {
+        of_content(snapshot, self.around())
+    }
+
+    /// What the receiver needs beforehand: of a bundle nothing.
+    pub(super) fn xxh64(&self) -> u64 {
+        match &self.of {
+            Of::File(_, hash) => *hash,
+            Of::Bundle(_) => 0,
+        }
+    }
+
+    /// What the receiver has verified, once all of it was read.
+    pub(super) fn hash(&self) -> Hash {
+        match &self.of {
+            Of::File(_, hash) => Hash::Xxh64(*hash),
+            Of::Bundle(source) => Hash::Blake3(source.blake3().unwrap_or_default()),
         }
     }
 
@@ -43,8 +102,8 @@ impl Content {
         mut buffer: Vec<u8>,
     ) -> Result<Vec<u8>, TransferError> {
         buffer.resize(len, 0);
-        match self {
-            Self::File(source) => {
+        match &mut self.of {
+            Of::File(source, _) => {
                 let read = source.read_at(offset, &mut buffer).and_then(|()| {
                     // Now everything was read a second time: the receiver's verdict would be the same, but later and
                     // in no words.
@@ -53,11 +112,20 @@ impl Content {
                 });
                 read.map_err(|error| unreadable(path, error))?;
             }
-            Self::Bundle(source) => source
+            Of::Bundle(source) => source
                 .read_at(offset, &mut buffer)
                 .map_err(|FileError { path, error }| unreadable(&path, error))?,
         }
+        self.supplied += len as u64;
         Ok(buffer)
+    }
+
+    /// Bytes of a bundle that are in no file.
+    fn around(&self) -> u64 {
+        match &self.of {
+            Of::File(..) => 0,
+            Of::Bundle(source) => source.len() - source.head().content,
+        }
     }
 }
 
@@ -69,7 +137,7 @@ pub(super) fn unreadable(path: &Path, error: SourceError) -> TransferError {
             "send a regular file, such as an archive of it",
         ),
         SourceError::Name(_) | SourceError::Backslash => {
-            (Kind::Failed, "send it under a plain name")
+            (Kind::Failed, "rename it, or send an archive of it")
         }
         SourceError::Changed | SourceError::Shortened => {
             (Kind::Failed, "send it again when nobody writes to it")
@@ -87,16 +155,12 @@ pub(super) fn unreadable(path: &Path, error: SourceError) -> TransferError {
 
 /// Why there is nothing to send.
 pub(super) fn unsendable(error: ScanError) -> TransferError {
-    match error {
-        ScanError::File(FileError { path, error }) => unreadable(&path, error),
-        error @ (ScanError::Twice(_)
-        | ScanError::NoName(_)
-        | ScanError::Manifest { .. }
-        | ScanError::Nothing) => TransferError::new(
-            Kind::Failed,
-            "cannot send what was named",
-            error,
-            "name other files or folders, or send them one by one",
-        ),
-    }
+    let advice = match error {
+        ScanError::File(FileError { path, error }) => return unreadable(&path, error),
+        ScanError::Twice(_) => "rename one of them, or send them one by one",
+        ScanError::NoName(_) => "name what is in it",
+        ScanError::Manifest { .. } => "send it in parts, or as an archive",
+        ScanError::Nothing => "name a file, or a folder with something in it",
+    };
+    TransferError::new(Kind::Failed, "cannot send what was named", error, advice)
 }

@@ -4,17 +4,17 @@
 #[path = "../../tests/common/table.rs"]
 mod table;
 
+use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use fulmar_proto::hpudp::{Failure, Reason};
 
-use super::outgoing::unreadable;
-use super::recv::{uncreatable, unpackable, unstorable, unusable};
-use super::send::attempt;
-use super::{Kind, TransferError};
-use crate::bundle::{HeadError, ManifestError, SinkError};
+use super::error::{Attempt, Kind, Side, TransferError};
+use super::outgoing::{unreadable, unsendable};
+use super::storing::{uncreatable, unpackable, unstorable, unusable};
+use crate::bundle::{FileError, HeadError, ManifestError, ScanError, SinkError};
 use crate::config::Dscp;
 use crate::driver::Stopped;
 use crate::file::{CreateError, Directory, FinishError, NameError, SourceError};
@@ -23,7 +23,12 @@ use crate::identity::{Pin, PublicKey, Refusal};
 #[test]
 fn every_failure_of_a_transfer_is_documented() {
     let mut errors = vec![
-        TransferError::stopped(sending()),
+        TransferError::stopped(&at(Side::Send)),
+        TransferError::stopped(&Attempt {
+            resumes: false,
+            ..at(Side::Send)
+        }),
+        TransferError::stripped(&at(Side::Send)),
         TransferError::driver(Stopped),
         TransferError::entropy(getrandom::Error::UNSUPPORTED),
         TransferError::mark(Dscp::default(), system(libc::EPERM)),
@@ -38,8 +43,9 @@ fn every_failure_of_a_transfer_is_documented() {
     ] {
         errors.push(TransferError::socket(listen, system(code)));
     }
-    errors.extend(failures());
+    errors.extend(failures(Side::Send));
     errors.extend(sources());
+    errors.extend(scans());
     errors.extend(creations());
     errors.extend(endings());
     errors.extend(unpackings());
@@ -64,13 +70,62 @@ fn every_failure_of_a_transfer_is_documented() {
     table::check("transfers", &rows);
 }
 
+/// The end of a session, where it reads differently at another side than the sender's.
+#[test]
+fn every_side_is_documented_in_its_own_words() {
+    let told = |side| failures(side).iter().map(row).collect::<Vec<_>>();
+    let sender = told(Side::Send);
+    let mut rows = table::head();
+    let mut next = Some(Side::Put);
+    while let Some(side) = next {
+        let new = told(side).into_iter().filter(|row| !sender.contains(row));
+        rows.extend(new.filter(|row| possible(side, row)));
+        next = match side {
+            Side::Send => Some(Side::Put),
+            Side::Put => Some(Side::Get),
+            Side::Get => Some(Side::List),
+            Side::List => Some(Side::Receive),
+            Side::Receive => Some(Side::Serve),
+            Side::Serve => None,
+        };
+    }
+    table::check("sides", &rows);
+}
+
+/// Whether a side can come to that: a list is refused or not answered, and nothing more; who is called looks for nobody.
+fn possible(side: Side, row: &str) -> bool {
+    let has = |needles: &[&str]| needles.iter().any(|needle| row.contains(needle));
+    let about_keys = has(&["| 4 |", "single files", "encrypt"]);
+    match side {
+        Side::Send | Side::Put => true,
+        Side::Get => !has(&[
+            "exists",
+            "receiver cannot store",
+            "invalid",
+            "another hash",
+            "single",
+        ]),
+        Side::List => has(&["no answer", "no such file", "busy", "stopped"]) && !about_keys,
+        Side::Receive => has(&["silent", "gave up"]),
+        Side::Serve => has(&[
+            "no answer",
+            "silent",
+            "gave up",
+            "exists",
+            "cannot store",
+            "hash",
+        ]),
+    }
+}
+
 #[test]
 fn every_refusal_of_a_key_is_documented() {
     let [known, shown] = [1, 2].map(|byte| PublicKey([byte; 32]).fingerprint());
     let (wanted, mut rows) = (known, table::head());
     let mut next = Some(Refusal::Changed { known, shown });
     while let Some(refusal) = next {
-        let text = row(&TransferError::identity(sending(), "HOST", refusal));
+        let what = at(Side::Send).to_string();
+        let text = row(&TransferError::identity(what, "HOST", refusal));
         let text = text.replace(&known.to_string(), "SHA256:…");
         rows.push(text.replace(&shown.to_string(), "SHA256:…"));
         next = match refusal {
@@ -88,7 +143,7 @@ fn every_refusal_of_a_key_is_documented() {
 }
 
 /// Every end of a session, and every reason a peer may give.
-fn failures() -> Vec<TransferError> {
+fn failures(side: Side) -> Vec<TransferError> {
     let mut errors = Vec::new();
     let mut next = Some(Failure::NoAnswer);
     while let Some(failure) = next {
@@ -103,7 +158,7 @@ fn failures() -> Vec<TransferError> {
             | Failure::OtherIdentity(_)
             | Failure::NoBundles => vec![failure],
         };
-        let session = |failure| TransferError::session(sending(), peer(), failure);
+        let session = |failure| TransferError::session(&at(side), failure);
         errors.extend(each.into_iter().map(session));
         next = match failure {
             Failure::NoAnswer => Some(Failure::Silent),
@@ -139,6 +194,31 @@ fn sources() -> Vec<TransferError> {
     errors
 }
 
+/// Of what the user names, beyond the files themselves.
+fn scans() -> Vec<TransferError> {
+    let mut errors = Vec::new();
+    let file = || FileError {
+        path: "FILE".into(),
+        error: SourceError::NotAFile("a device"),
+    };
+    let mut next = Some(ScanError::File(file()));
+    while let Some(error) = next {
+        let after = match error {
+            ScanError::File(_) => Some(ScanError::Twice("NAME".into())),
+            ScanError::Twice(_) => Some(ScanError::NoName("/".into())),
+            ScanError::NoName(_) => Some(ScanError::Manifest {
+                path: "PATH".into(),
+                error: ManifestError::Path,
+            }),
+            ScanError::Manifest { .. } => Some(ScanError::Nothing),
+            ScanError::Nothing => None,
+        };
+        errors.push(unsendable(error));
+        next = after;
+    }
+    errors
+}
+
 fn creations() -> Vec<TransferError> {
     let mut errors = Vec::new();
     let mut next = Some(CreateError::Name(bad_name()));
@@ -149,7 +229,7 @@ fn creations() -> Vec<TransferError> {
             CreateError::NoSpace { .. } => Some(CreateError::Storage(system(libc::EROFS))),
             CreateError::Storage(_) => None,
         };
-        errors.push(uncreatable("FILE", peer(), error));
+        errors.push(uncreatable(&at(Side::Receive), error).1);
         next = after;
     }
     errors
@@ -168,7 +248,7 @@ fn endings() -> Vec<TransferError> {
             FinishError::Exists => Some(FinishError::Storage(system(libc::ENOSPC))),
             FinishError::Storage(_) => None,
         };
-        errors.push(unstorable("FILE", peer(), error));
+        errors.push(unstorable(&at(Side::Receive), error).1);
         next = after;
     }
     errors
@@ -190,14 +270,14 @@ fn unpackings() -> Vec<TransferError> {
             SinkError::Integrity => Some(SinkError::Storage(system(libc::ENOSPC))),
             SinkError::Storage(_) => None,
         };
-        errors.push(unpackable("FILE", peer(), error).1);
+        errors.push(unpackable(&at(Side::Receive), error).1);
         next = after;
     }
     errors
 }
 
 fn row(error: &TransferError) -> String {
-    let because = error.because.to_string();
+    let because = error.source().map(ToString::to_string).unwrap_or_default();
     table::row(error.what(), &because, error.advice(), error.exit_code())
 }
 
@@ -205,8 +285,13 @@ fn bad_name() -> NameError {
     Directory::check_name(b"..").expect_err("nobody may choose that")
 }
 
-fn sending() -> String {
-    attempt(Path::new("FILE"), peer())
+fn at(side: Side) -> Attempt {
+    Attempt {
+        side,
+        name: "FILE".to_owned(),
+        peer: peer(),
+        resumes: side != Side::List,
+    }
 }
 
 fn peer() -> SocketAddr {

@@ -1,7 +1,8 @@
 //! Sending files, one after the other or all in one session: [`send`].
 //!
-//! A bundle is read once, as it is sent; a file by itself is hashed first, as the protocol wants it. Either is read block
-//! by block as the endpoint asks for it. It stops at the first failure, and does *not* follow symbolic links in folders.
+//! A bundle is read once, as it is sent; a file by itself, which is what a peer without bundles takes, is hashed first, as
+//! the protocol wants it. Either is read block by block as the endpoint asks for it. It stops at the first failure, and
+//! does *not* follow symbolic links in folders.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -16,6 +17,8 @@ use fulmar_proto::hpudp::{
     self, Command, Config, Event, FILE_MAX, Failure, Reason, Request, Snapshot, Tag, Trust, Via,
 };
 
+use super::error::{Attempt, Side};
+use super::incoming::title;
 use super::outgoing::{Content, unreadable, unsendable};
 use super::{
     Direction, FAREWELL, Following, Hash, Kind, LINGER_SLACK, TICK, TransferError, Update,
@@ -47,10 +50,11 @@ pub struct SendOptions {
     pub encrypt: Encryption,
     /// How sessions begin: [`Via::Direct`] to a receiver, [`Via::Push`] to a daemon.
     pub via: Via,
-    /// Send everything in one session: folders too, with modes, times and holes, and an interrupted transfer goes on where
-    /// it stopped. A receiver that cannot take that gets the files one after the other, and no folders.
+    /// Send everything in one session: folders too, with modes, times and holes; names are private, and an interrupted
+    /// transfer goes on where it stopped. A receiver that proves nothing and cannot take that gets the files one after the
+    /// other, and no folders; the observer is told.
     pub bundle: bool,
-    /// Where the hashes of a bundle's pieces are kept, so that what goes on need not be read again.
+    /// Where hashes are kept, so that what was read once need not be read again.
     pub cache: Cache,
     /// What the receiver has to prove before anything is sent.
     pub trust: Trust,
@@ -66,15 +70,17 @@ pub struct SendOptions {
     pub stop: Arc<AtomicBool>,
 }
 
-/// A file that arrived.
+/// What arrived in one session.
 #[derive(Clone, Debug)]
 pub struct Sent {
-    /// Where it was read.
+    /// Where it was read; empty when it was in several places.
     pub path: PathBuf,
-    /// The name it was sent under.
+    /// The name it was sent under; of several, how many.
     pub name: String,
     /// Bytes.
     pub size: u64,
+    /// Those that an earlier attempt had brought.
+    pub resumed: u64,
     /// Its hash, which the receiver verified.
     pub hash: Hash,
     /// Whether contents were encrypted on their way.
@@ -92,7 +98,7 @@ impl SendOptions {
             to,
             encrypt: Encryption::default(),
             via: Via::Direct,
-            bundle: false,
+            bundle: true,
             cache: Cache::off(),
             trust: Trust::Anyone,
             config: Config::default(),
@@ -104,11 +110,12 @@ impl SendOptions {
     }
 }
 
-/// Sends `files` one after the other and returns when the last one is verified and durable at the receiver, and
-/// stragglers were answered. `observer` learns of every file as soon as it has arrived.
+/// Sends `files`, and folders with all that is in them, and returns when everything is verified and durable at the
+/// receiver, and stragglers were answered. `observer` learns of everything as soon as it has arrived.
 ///
 /// # Errors
-/// At the first file that fails; those before it have arrived and were reported as [`Update::Finished`].
+/// At the first file that fails. Of a bundle nothing is at its place then; of single files those before it are, and were
+/// reported as [`Update::Finished`].
 pub fn send(
     files: &[PathBuf],
     options: &SendOptions,
@@ -147,6 +154,7 @@ where
         handle,
         options,
         observer,
+        encrypt: options.encrypt != Encryption::Off,
         next: 0,
         open: BTreeSet::new(),
     };
@@ -156,7 +164,7 @@ where
         Ok(None)
     };
     let sent = whole.and_then(|sent| match sent {
-        Some(sent) => Ok(sent),
+        Some(sent) => Ok(vec![sent]),
         None => files.iter().map(|path| sending.file(path)).collect(),
     });
     let patience = if Result::is_ok(&sent) {
@@ -179,6 +187,8 @@ struct Sending<'a, E: Endpoint, O> {
     handle: &'a Handle<E>,
     options: &'a SendOptions,
     observer: O,
+    /// Until the receiver says that it cannot, and may.
+    encrypt: bool,
     next: u64,
     /// Sessions that still answer stragglers.
     open: BTreeSet<Tag>,
@@ -189,122 +199,107 @@ where
     E: Endpoint<Command = Command, Event = Event>,
     O: FnMut(&Update),
 {
+    /// A file by itself.
     fn file(&mut self, path: &Path) -> Result<Sent, TransferError> {
         let source = Arc::new(open(path)?);
         let hash = self.hash(path, &source)?;
-        let mut content = Content::File(Arc::clone(&source));
-        let to = self.options.to;
-        let mut encrypt = self.options.encrypt != Encryption::Off;
-        let patience = Instant::now() + self.options.config.request_timeout;
+        let attempt = self.attempt(path.display().to_string(), false);
+        let patience = Instant::now() + self.options.config.call_timeout;
         loop {
             let name = source.name().to_owned();
-            let request = Request {
-                encrypt,
-                via: self.options.via,
-                trust: self.options.trust,
-                ..Request::new(to, name.clone(), source.size(), hash)
-            };
-            match self.session(path, &name, &mut content, request)? {
-                Ok((snapshot, met)) => {
-                    let path = path.to_owned();
-                    let update = Update::Finished {
-                        direction: Direction::Out,
-                        identity: met.identity,
-                        name: name.clone(),
-                        peer: to,
-                        snapshot,
-                        hash: Hash::Xxh64(hash),
-                        path: path.clone(),
-                    };
-                    (self.observer)(&update);
-                    return Ok(Sent {
-                        path,
-                        name,
-                        size: source.size(),
-                        hash: Hash::Xxh64(hash),
-                        encrypted: met.encrypted,
-                        identity: met.identity,
-                        snapshot,
-                    });
+            let content = Content::file(Arc::clone(&source), hash);
+            let request = self.request(name.clone(), &content);
+            match self.session(&attempt, &name, path, content, request)? {
+                Ok(sent) => return Ok(sent),
+                Err(failure) if self.may_pass(failure, patience) => {
+                    self.before_again(failure, &name, &attempt)?;
                 }
-                Err(failure) if self.may_pass(failure, encrypt, patience) => {
-                    self.before_again(failure, &mut encrypt, &name, path)?;
-                }
-                Err(failure) => return Err(self.failed(path, &source, failure)),
+                Err(failure) => return Err(failed(path, &source, &attempt, failure)),
             }
         }
     }
 
     /// Everything in one session, if the receiver takes that.
-    fn bundle(&mut self, paths: &[PathBuf]) -> Result<Option<Vec<Sent>>, TransferError> {
-        let to = self.options.to;
-        let mut encrypt = self.options.encrypt != Encryption::Off;
-        let patience = Instant::now() + self.options.config.request_timeout;
-        let (name, path) = match paths {
-            [one] => (shown(one), one.clone()),
+    fn bundle(&mut self, paths: &[PathBuf]) -> Result<Option<Sent>, TransferError> {
+        let (called, path) = match paths {
+            [one] => (one.display().to_string(), one.clone()),
             several => (format!("{} items", several.len()), PathBuf::new()),
         };
-        for attempt in 0.. {
+        let attempt = self.attempt(called, true);
+        let patience = Instant::now() + self.options.config.call_timeout;
+        let mut told = false;
+        loop {
             let scan = ScanOptions {
                 cache: self.options.cache.clone(),
             };
             let source = BundleSource::scan(paths, &scan).map_err(unsendable)?;
-            for skipped in source.skipped().iter().filter(|_| attempt == 0) {
+            for skipped in source.skipped().iter().filter(|_| !told) {
                 (self.observer)(&Update::LeftOut {
                     path: skipped.path.clone(),
                     what: skipped.what,
                 });
             }
-            let size = source.len();
-            let request = Request {
-                encrypt,
-                via: self.options.via,
-                trust: self.options.trust,
-                bundle: true,
-                // The true names travel inside, sealed.
-                ..Request::new(to, BUNDLE_NAME, size, 0)
-            };
-            let mut content = Content::Bundle(Box::new(source));
-            let (snapshot, met) = match self.session(&path, &name, &mut content, request)? {
-                Ok(done) => done,
-                Err(Failure::NoBundles) => return Ok(None),
-                Err(failure) if self.may_pass(failure, encrypt, patience) => {
-                    self.before_again(failure, &mut encrypt, &name, &path)?;
-                    continue;
+            told = true;
+            let name = title(source.manifest());
+            let content = Content::bundle(source);
+            // The true names travel inside, sealed.
+            let request = self.request(wire_name()?, &content);
+            match self.session(&attempt, &name, &path, content, request)? {
+                Ok(sent) => return Ok(Some(sent)),
+                Err(Failure::NoBundles) => return self.singly(paths, &attempt).map(|()| None),
+                Err(failure) if self.may_pass(failure, patience) => {
+                    self.before_again(failure, &name, &attempt)?;
                 }
-                Err(failure) => {
-                    let what = format!("cannot send {name} to {to}");
-                    return Err(TransferError::session(what, to, failure));
-                }
-            };
-            let hash = Hash::Blake3(content.blake3().unwrap_or_default());
-            (self.observer)(&Update::Finished {
-                direction: Direction::Out,
-                identity: met.identity,
-                name: name.clone(),
-                peer: to,
-                snapshot,
-                hash,
-                path: path.clone(),
-            });
-            let sent = Sent {
-                path,
-                name,
-                size,
-                hash,
-                encrypted: met.encrypted,
-                identity: met.identity,
-                snapshot,
-            };
-            return Ok(Some(vec![sent]));
+                Err(failure) => return Err(TransferError::session(&attempt, failure)),
+            }
         }
-        Ok(None)
+    }
+
+    /// The receiver takes single files only. Whether it may have them: who is known takes bundles, so somebody else said
+    /// that; and what needs a bundle is not cut up.
+    fn singly(&mut self, paths: &[PathBuf], attempt: &Attempt) -> Result<(), TransferError> {
+        if self.options.trust != Trust::Anyone {
+            return Err(TransferError::stripped(attempt));
+        }
+        if paths.iter().any(|path| path.is_dir()) {
+            return Err(TransferError::session(attempt, Failure::NoBundles));
+        }
+        for path in paths {
+            open(path)?;
+        }
+        let peer = self.options.to;
+        (self.observer)(&Update::SingleFiles { peer });
+        Ok(())
+    }
+
+    fn request(&self, name: String, content: &Content) -> Request {
+        Request {
+            encrypt: self.encrypt,
+            via: self.options.via,
+            trust: self.options.trust,
+            bundle: content.is_bundle(),
+            ..Request::new(self.options.to, name, content.len(), content.xxh64())
+        }
+    }
+
+    fn attempt(&self, name: String, resumes: bool) -> Attempt {
+        let side = match self.options.via {
+            Via::Push => Side::Put,
+            Via::Direct | Via::Pull => Side::Send,
+        };
+        Attempt {
+            side,
+            name,
+            peer: self.options.to,
+            resumes,
+        }
     }
 
     /// Whether another attempt may fare better: too many sessions at the receiver, or the number of another, pass by
-    /// themselves; and what cannot be encrypted may go in the clear, if the user allows it.
-    fn may_pass(&self, failure: Failure, encrypt: bool, until: Instant) -> bool {
-        let plain = encrypt && self.options.encrypt == Encryption::AllowPlain;
+    /// themselves, and so does what a killed sender of the same files has left, once its receiver gives it up; and what
+    /// cannot be encrypted may go in the clear, if the user allows it.
+    fn may_pass(&self, failure: Failure, until: Instant) -> bool {
+        let plain = self.encrypt && self.options.encrypt == Encryption::AllowPlain;
         match failure {
             Failure::Refused(Reason::NO_ENCRYPTION) => plain,
             Failure::Refused(Reason::BUSY | Reason::COLLISION) => Instant::now() < until,
@@ -322,25 +317,25 @@ where
     fn before_again(
         &mut self,
         failure: Failure,
-        encrypt: &mut bool,
         name: &str,
-        path: &Path,
+        attempt: &Attempt,
     ) -> Result<(), TransferError> {
         if failure == Failure::Refused(Reason::NO_ENCRYPTION) {
-            *encrypt = false;
+            self.encrypt = false;
             (self.observer)(&Update::Unencrypted {
                 name: name.to_owned(),
                 peer: self.options.to,
             });
             return Ok(());
         }
-        self.wait(AGAIN, path)
+        self.wait(AGAIN, attempt)
     }
 
     fn hash(&mut self, path: &Path, source: &Source) -> Result<u64, TransferError> {
         let total = source.size();
-        source
-            .hash(|done| {
+        let cache = self.options.cache.clone();
+        cache
+            .xxh64(path, source, |done| {
                 (self.observer)(&Update::Hashing {
                     name: source.name().to_owned(),
                     done,
@@ -355,14 +350,16 @@ where
             .map_err(|error| unreadable(path, error))
     }
 
-    /// One session from its request to its end. The outer error is this side's, the inner one the session's.
+    /// One session from its request to its end. The outer error is this side's, the inner one the session's. `name` is
+    /// what the user calls it.
     fn session(
         &mut self,
-        path: &Path,
+        attempt: &Attempt,
         name: &str,
-        content: &mut Content,
+        path: &Path,
+        mut content: Content,
         request: Request,
-    ) -> Result<Result<(Snapshot, Met), Failure>, TransferError> {
+    ) -> Result<Result<Sent, Failure>, TransferError> {
         let (current, peer) = (Tag(self.next), request.to);
         self.next += 1;
         self.command(Command::Send {
@@ -374,7 +371,7 @@ where
         let mut fault = None;
         loop {
             if fault.is_none() && self.options.stop.load(Relaxed) {
-                fault = Some(TransferError::stopped(attempt(path, peer)));
+                fault = Some(TransferError::stopped(attempt));
                 self.command(Command::Abort {
                     tag: current,
                     reason: Reason::DISCONNECT,
@@ -425,7 +422,7 @@ where
                     (self.observer)(&Update::Progress {
                         name: name.to_owned(),
                         peer,
-                        snapshot,
+                        snapshot: content.figures(snapshot),
                     });
                 }
                 Event::Finished {
@@ -434,8 +431,17 @@ where
                     result,
                 } if tag == current => {
                     return match (result, fault) {
-                        (Ok(()), _) => Ok(Ok((snapshot, met))),
+                        (Ok(()), _) => {
+                            let snapshot = content.figures(snapshot);
+                            Ok(Ok(self.sent(name, path, &content, snapshot, met)))
+                        }
                         (Err(_), Some(fault)) => Err(fault),
+                        // A daemon that took it and was then never heard had to give its place to somebody else.
+                        (Err(Failure::Silent), None)
+                            if self.options.via == Via::Push && snapshot.rtt.is_none() =>
+                        {
+                            Ok(Err(Failure::Refused(Reason::BUSY)))
+                        }
                         (Err(failure), None) => Ok(Err(failure)),
                     };
                 }
@@ -455,12 +461,45 @@ where
         }
     }
 
+    /// Tells that it has arrived.
+    fn sent(
+        &mut self,
+        name: &str,
+        path: &Path,
+        content: &Content,
+        snapshot: Snapshot,
+        met: Met,
+    ) -> Sent {
+        let sent = Sent {
+            path: path.to_owned(),
+            name: name.to_owned(),
+            size: content.size(),
+            resumed: content.resumed(),
+            hash: content.hash(),
+            encrypted: met.encrypted,
+            identity: met.identity,
+            snapshot,
+        };
+        (self.observer)(&Update::Finished {
+            direction: Direction::Out,
+            identity: sent.identity,
+            name: sent.name.clone(),
+            peer: self.options.to,
+            snapshot,
+            resumed: sent.resumed,
+            files: content.files(),
+            hash: sent.hash,
+            path: sent.path.clone(),
+        });
+        sent
+    }
+
     /// Lets time pass, unless the user stops it.
-    fn wait(&mut self, time: Duration, path: &Path) -> Result<(), TransferError> {
+    fn wait(&mut self, time: Duration, attempt: &Attempt) -> Result<(), TransferError> {
         let end = Instant::now() + time;
         loop {
             if self.options.stop.load(Relaxed) {
-                return Err(TransferError::stopped(attempt(path, self.options.to)));
+                return Err(TransferError::stopped(attempt));
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -498,15 +537,16 @@ where
     fn command(&self, command: Command) -> Result<(), TransferError> {
         self.handle.command(command).map_err(TransferError::driver)
     }
+}
 
-    fn failed(&self, path: &Path, source: &Source, failure: Failure) -> TransferError {
-        if failure == Failure::Refused(Reason::HASH_MISMATCH)
-            && let Err(error) = source.unchanged()
-        {
-            return unreadable(path, error);
-        }
-        TransferError::session(attempt(path, self.options.to), self.options.to, failure)
+/// Why a file by itself did not arrive: one that changed in secret is known by its hash only.
+fn failed(path: &Path, source: &Source, attempt: &Attempt, failure: Failure) -> TransferError {
+    if failure == Failure::Refused(Reason::HASH_MISMATCH)
+        && let Err(error) = source.unchanged()
+    {
+        return unreadable(path, error);
     }
+    TransferError::session(attempt, failure)
 }
 
 fn open(path: &Path) -> Result<Source, TransferError> {
@@ -522,17 +562,12 @@ fn open(path: &Path) -> Result<Source, TransferError> {
     Ok(source)
 }
 
-pub(super) fn attempt(path: &Path, peer: SocketAddr) -> String {
-    format!("cannot send {} to {peer}", path.display())
+/// What a bundle is called on the wire, where every name can be read (HP-UDP 18.8.1). A receiver without bundles must not
+/// have a file of that name, or it would refuse that instead of saying what it takes.
+fn wire_name() -> Result<String, TransferError> {
+    let random = getrandom::u64().map_err(TransferError::entropy)?;
+    Ok(format!("bundle-{random:016x}"))
 }
 
-/// What a person calls a path.
-fn shown(path: &Path) -> String {
-    let name = path.file_name().unwrap_or(path.as_os_str());
-    name.to_string_lossy().into_owned()
-}
-
-/// What a bundle is called on the wire, where every name can be read (HP-UDP 18.8.1).
-const BUNDLE_NAME: &str = "bundle";
 /// Time between attempts at a busy receiver.
 const AGAIN: Duration = Duration::from_millis(500);

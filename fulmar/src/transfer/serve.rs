@@ -1,36 +1,31 @@
 //! The daemon: [`Server`] gives the files of one directory to whoever asks, and takes files if it may.
 //!
-//! What can be asked for is a list of names made at the start (HP-UDP 12.2.2), and a name is looked up in that list
-//! only, so that nothing a stranger writes ever becomes a path. The calling thread does all reading and writing; one
-//! more thread hashes what is asked for, each file once for as long as it stays what it is. It does *not* ask who a
+//! What can be asked for is on a [`Shelf`]; the calling thread does all reading and writing. It does *not* ask who a
 //! client is.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use flume::{Receiver, Sender};
 use fulmar_proto::Endpoint;
 use fulmar_proto::hpudp::{self, Command, Config, Event, Failure, Reason, Snapshot, Tag};
 
+use super::error::{Attempt, Side};
 use super::outgoing::Content;
-use super::recv::{Accepts, Receiving, Tally, next_event};
+use super::receiving::{Accepts, Receiving};
+use super::recv::{Tally, next_event};
+use super::shelf::{Found, Names, Shelf, Unproved};
 use super::{
-    Direction, FAREWELL, Following, Hash, Kind, TICK, TransferError, Update, bind, open_directory,
-    spawn_bulk,
+    Direction, FAREWELL, Following, Kind, TICK, TransferError, Update, bind, open_directory,
+    spawn_bulk, sweep,
 };
-use crate::bundle::{BundleSource, Cache, ScanOptions};
+use crate::bundle::Cache;
 use crate::config::{Dscp, Schedule};
 use crate::driver::{BUFFER_WANTED, Handle, Watcher};
-use crate::file::source::Stamp;
-use crate::file::{Directory, Source};
+use crate::file::Directory;
 
 /// What to serve, and how.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +37,7 @@ pub struct ServeOptions {
     pub allow_put: bool,
     /// Look into the directory whenever a file is asked for, so that new ones are found.
     pub watch: bool,
-    /// Where the hashes of pieces of files are kept.
+    /// Where hashes are kept, so that what was read once need not be read again.
     pub cache: Cache,
     /// How packets are marked.
     pub dscp: Dscp,
@@ -58,7 +53,7 @@ pub struct Server {
     handle: Handle<hpudp::Endpoint>,
     directory: Directory,
     path: PathBuf,
-    shelf: (BTreeSet<String>, BTreeSet<String>),
+    names: Names,
     options: ServeOptions,
 }
 
@@ -78,16 +73,19 @@ impl Server {
         } else {
             Directory::open(directory).map_err(|error| cannot_serve(directory, error))?
         };
-        let shelf = list(directory).map_err(|error| cannot_serve(directory, error))?;
+        let names = Names::of(directory).map_err(|error| cannot_serve(directory, error))?;
         let socket = bind(listen, options.dscp)?;
         let mut config = options.config.clone();
         config.port = socket.local_addr().port();
         let handle = spawn_bulk(socket, listen, config)?;
+        if options.allow_put {
+            sweep(&opened);
+        }
         Ok(Self {
             handle,
             directory: opened,
             path: directory.to_owned(),
-            shelf,
+            names,
             options,
         })
     }
@@ -95,6 +93,11 @@ impl Server {
     /// The address it listens at.
     pub fn local_addr(&self) -> SocketAddr {
         self.handle.local_addr()
+    }
+
+    /// How many files and how many folders can be fetched now.
+    pub fn offers(&self) -> (usize, usize) {
+        self.names.count()
     }
 
     /// A view of its counters for other threads.
@@ -121,17 +124,14 @@ impl Server {
             offered: self.options.allow_put,
             ..Accepts::default()
         };
+        let (watch, cache) = (self.options.watch, self.options.cache.clone());
         let mut serving = Serving {
             handle: &self.handle,
             path: &self.path,
-            watch: self.options.watch,
-            names: self.shelf.0,
-            folders: self.shelf.1,
-            cache: self.options.cache.clone(),
+            shelf: Shelf::new(&self.path, self.names, watch, cache)?,
             receiving: Receiving::new(&self.handle, &self.directory, accepts, observer),
+            waiting: BTreeMap::new(),
             sessions: BTreeMap::new(),
-            hashes: BTreeMap::new(),
-            hasher: Hasher::start()?,
             closing: false,
         };
         while !stop.load(Relaxed) {
@@ -145,31 +145,45 @@ impl Server {
 struct Serving<'a, E: Endpoint, O> {
     handle: &'a Handle<E>,
     path: &'a Path,
-    watch: bool,
-    /// Files that can be asked for.
-    names: BTreeSet<String>,
-    /// And folders, by those who take bundles.
-    folders: BTreeSet<String>,
-    cache: Cache,
+    shelf: Shelf,
     receiving: Receiving<'a, E, O>,
+    /// Who asked for something that is being looked at.
+    waiting: BTreeMap<Tag, Asked>,
     sessions: BTreeMap<Tag, Outgoing>,
-    /// Of files that were asked for, as long as they stay what they were.
-    hashes: BTreeMap<String, (Stamp, u64)>,
-    hasher: Hasher,
     closing: bool,
 }
 
-/// One file that a peer asked for.
+/// What a peer asked for.
+struct Asked {
+    peer: SocketAddr,
+    name: Vec<u8>,
+    encrypted: bool,
+    /// Whether it may be a bundle.
+    bundle: bool,
+}
+
+/// What a peer is given.
 struct Outgoing {
     name: String,
     peer: SocketAddr,
     content: Content,
     encrypted: bool,
-    /// Of a file by itself, once it is known; a bundle carries its own.
-    hash: Option<u64>,
     identity: Option<[u8; 32]>,
+    /// Until it has shown that its address is its own.
+    unproved: Option<Unproved>,
     /// Why this side ended it.
     fault: Option<TransferError>,
+}
+
+impl Outgoing {
+    fn attempt(&self) -> Attempt {
+        Attempt {
+            side: Side::Serve,
+            name: self.name.clone(),
+            peer: self.peer,
+            resumes: self.content.is_bundle(),
+        }
+    }
 }
 
 impl<E, O> Serving<'_, E, O>
@@ -179,21 +193,21 @@ where
 {
     /// Handles one event, if one comes within `patience`.
     fn step(&mut self, patience: Duration) -> Result<(), TransferError> {
-        while let Ok(hashed) = self.hasher.done.try_recv() {
-            self.hashed(hashed)?;
+        while let Some((name, found)) = self.shelf.settled() {
+            self.settled(&name, found)?;
         }
-        // A hash that is awaited should not wait for an event.
-        let patience = if self.hasher.queued.is_empty() {
-            patience
+        // What is awaited should not wait for an event.
+        let patience = if self.shelf.is_busy() {
+            patience.min(SHELF_TICK)
         } else {
-            patience.min(HASH_TICK)
+            patience
         };
         let Some(event) = next_event(self.handle, patience)? else {
             return Ok(());
         };
         let Some(event) = self.receiving.take(event)? else {
             // What was taken can be asked for from now on.
-            self.names.append(&mut self.receiving.taken);
+            self.shelf.add(std::mem::take(&mut self.receiving.taken));
             return Ok(());
         };
         match event {
@@ -203,7 +217,15 @@ where
                 name,
                 encrypted,
                 bundle,
-            } => self.asked(tag, from, &name, encrypted, bundle),
+            } => {
+                let asked = Asked {
+                    peer: from,
+                    name,
+                    encrypted,
+                    bundle,
+                };
+                self.asked(tag, asked)
+            }
             Event::Connected { tag, identity, .. } => {
                 if let Some(outgoing) = self.sessions.get_mut(&tag) {
                     outgoing.identity = identity;
@@ -226,11 +248,14 @@ where
                 buffer,
             } => self.want(tag, offset, len, buffer),
             Event::Progress { tag, snapshot } => {
-                if let Some(outgoing) = self.sessions.get(&tag) {
+                if let Some(outgoing) = self.sessions.get_mut(&tag) {
+                    if snapshot.rtt.is_some() {
+                        outgoing.unproved = None;
+                    }
                     let update = Update::Progress {
                         name: outgoing.name.clone(),
                         peer: outgoing.peer,
-                        snapshot,
+                        snapshot: outgoing.content.figures(snapshot),
                     };
                     (self.receiving.observer)(&update);
                 }
@@ -245,10 +270,14 @@ where
                 Ok(())
             }
             Event::Closed { tag } => {
+                self.waiting.remove(&tag);
                 self.sessions.remove(&tag);
                 Ok(())
             }
-            Event::ListAsked { tag, first, .. } => self.listed(tag, first),
+            Event::ListAsked { tag, first, .. } => {
+                let (total, text) = self.shelf.page(first);
+                self.command(Command::Listing { tag, total, text })
+            }
             Event::Listing { .. }
             | Event::Offered { .. }
             | Event::Chunk { .. }
@@ -256,132 +285,53 @@ where
         }
     }
 
-    fn asked(
-        &mut self,
-        tag: Tag,
-        peer: SocketAddr,
-        raw: &[u8],
-        encrypted: bool,
-        bundle: bool,
-    ) -> Result<(), TransferError> {
+    fn asked(&mut self, tag: Tag, asked: Asked) -> Result<(), TransferError> {
         if self.closing {
             return self.turn_down(tag, Reason::BUSY);
         }
-        self.look();
-        let name = str::from_utf8(raw).ok();
-        let listed =
-            |name: &str| self.names.contains(name) || bundle && self.folders.contains(name);
-        let Some(name) = name.filter(|name| listed(name)).map(str::to_owned) else {
-            return self.turn_down(tag, Reason::NOT_FOUND);
+        let (content, unproved) = match self.shelf.find(&asked.name, asked.bundle) {
+            Found::Nothing => return self.turn_down(tag, Reason::NOT_FOUND),
+            Found::Given(content, unproved) => (content, unproved),
+            Found::Later => {
+                self.waiting.insert(tag, asked);
+                return Ok(());
+            }
         };
-        let path = self.path.join(&name);
-        // It was a file or a folder when it was listed, and no link.
-        let is = fs::symlink_metadata(&path).ok().map(|it| it.file_type());
-        let outgoing = |content, hash| Outgoing {
-            name: name.clone(),
-            peer,
+        let grant = Command::Serve {
+            tag,
+            size: content.len(),
+            hash: content.xxh64(),
+            bundle: content.is_bundle(),
+        };
+        let outgoing = Outgoing {
+            name: String::from_utf8_lossy(&asked.name).into_owned(),
+            peer: asked.peer,
             content,
-            encrypted,
-            hash,
+            encrypted: asked.encrypted,
             identity: None,
+            unproved,
             fault: None,
         };
-        if bundle && is.is_some_and(|is| is.is_file() || is.is_dir()) {
-            let scan = ScanOptions {
-                cache: self.cache.clone(),
-            };
-            let Ok(source) = BundleSource::scan(&[path], &scan) else {
-                return self.turn_down(tag, Reason::NOT_FOUND);
-            };
-            let size = source.len();
-            let content = Content::Bundle(Box::new(source));
-            self.sessions.insert(tag, outgoing(content, None));
-            return self.grant(tag, size, 0, true);
-        }
-        let source = Source::open(&path).ok();
-        let Some(source) = source.filter(|_| is.is_some_and(|is| is.is_file())) else {
-            return self.turn_down(tag, Reason::NOT_FOUND);
-        };
-        let stamp = *source.stamp();
-        let source = Arc::new(source);
-        let known = self.hashes.get(&name).filter(|(at, _)| *at == stamp);
-        let hash = known.map(|(_, hash)| *hash);
-        let content = Content::File(Arc::clone(&source));
-        self.sessions.insert(tag, outgoing(content, hash));
-        match hash {
-            Some(hash) => self.grant(tag, source.size(), hash, false),
-            None => {
-                self.hasher.hash(name, source);
-                Ok(())
-            }
-        }
+        self.sessions.insert(tag, outgoing);
+        self.command(grant)
     }
 
-    /// Finds what is new, if it may.
-    fn look(&mut self) {
-        if self.watch
-            && let Ok(shelf) = list(self.path)
-        {
-            (self.names, self.folders) = shelf;
-        }
-    }
-
-    /// A packet's worth of names and sizes.
-    fn listed(&mut self, tag: Tag, first: u64) -> Result<(), TransferError> {
-        self.look();
-        let mut text = Vec::new();
-        let from = usize::try_from(first).unwrap_or(usize::MAX);
-        for name in self.names.iter().skip(from) {
-            // What was removed since then has no size, and is not to be had.
-            let size = fs::symlink_metadata(self.path.join(name)).map_or(0, |it| it.len());
-            text.extend_from_slice(format!("{name}\t{size}\n").as_bytes());
-            if text.len() > LIST_BYTES {
-                break;
-            }
-        }
-        let total = self.names.len() as u64;
-        self.command(Command::Listing { tag, total, text })
-    }
-
-    /// A file was hashed: whoever waits for it is served.
-    fn hashed(&mut self, hashed: Hashed) -> Result<(), TransferError> {
-        let Hashed { name, stamp, hash } = hashed;
-        self.hasher.queued.remove(&name);
-        if let Some(hash) = hash {
-            self.hashes.insert(name.clone(), (stamp, hash));
-        }
-        let waiting = self
-            .sessions
-            .iter()
-            .filter(|(_, it)| it.hash.is_none() && it.name == name && it.fault.is_none());
-        let waiting: Vec<Tag> = waiting.map(|(tag, _)| *tag).collect();
-        for tag in waiting {
-            let Some(outgoing) = self.sessions.get_mut(&tag) else {
+    /// Something was looked at: whoever waits for it asks again, unless it is not to be had.
+    fn settled(&mut self, name: &str, found: bool) -> Result<(), TransferError> {
+        let waits = |it: &Asked| it.name == name.as_bytes();
+        let tags = self.waiting.iter().filter(|(_, it)| waits(it));
+        let tags: Vec<Tag> = tags.map(|(tag, _)| *tag).collect();
+        for tag in tags {
+            let Some(asked) = self.waiting.remove(&tag) else {
                 continue;
             };
-            let Content::File(source) = &outgoing.content else {
-                continue;
-            };
-            match hash {
-                Some(hash) if *source.stamp() == stamp => {
-                    let size = source.size();
-                    outgoing.hash = Some(hash);
-                    self.grant(tag, size, hash, false)?;
-                }
-                // It changed while it was read: to be asked for again.
-                Some(_) | None => self.turn_down(tag, Reason::NOT_FOUND)?,
+            if found {
+                self.asked(tag, asked)?;
+            } else {
+                self.turn_down(tag, Reason::NOT_FOUND)?;
             }
         }
         Ok(())
-    }
-
-    fn grant(&self, tag: Tag, size: u64, hash: u64, bundle: bool) -> Result<(), TransferError> {
-        self.command(Command::Serve {
-            tag,
-            size,
-            hash,
-            bundle,
-        })
     }
 
     fn turn_down(&mut self, tag: Tag, reason: Reason) -> Result<(), TransferError> {
@@ -419,34 +369,35 @@ where
         let Some(outgoing) = self.sessions.get_mut(&tag) else {
             return;
         };
+        outgoing.unproved = None;
         let (name, peer) = (outgoing.name.clone(), outgoing.peer);
-        let what = || format!("cannot send {name} to {peer}");
+        let content = &outgoing.content;
         let update = match (result, outgoing.fault.take()) {
             (Ok(()), _) => {
-                self.receiving.tally.served += 1;
+                self.receiving.tally.served += content.files();
                 Update::Finished {
                     direction: Direction::Out,
                     identity: outgoing.identity,
+                    path: self.path.join(&name),
                     name,
                     peer,
-                    snapshot,
-                    hash: match outgoing.content.blake3() {
-                        Some(hash) => Hash::Blake3(hash),
-                        None => Hash::Xxh64(outgoing.hash.unwrap_or(0)),
-                    },
-                    path: self.path.join(&outgoing.name),
+                    snapshot: content.figures(snapshot),
+                    resumed: content.resumed(),
+                    files: content.files(),
+                    hash: content.hash(),
                 }
             }
             (Err(failure), fault) => {
                 self.receiving.tally.failed += 1;
-                let error = fault.unwrap_or_else(|| TransferError::session(what(), peer, failure));
+                let error =
+                    fault.unwrap_or_else(|| TransferError::session(&outgoing.attempt(), failure));
                 Update::Failed {
                     // A request from a forged address comes to nothing, and is nobody's failure.
                     began: snapshot.rtt.is_some(),
                     error,
                     name,
                     peer,
-                    snapshot,
+                    snapshot: content.figures(snapshot),
                 }
             }
         };
@@ -461,7 +412,12 @@ where
         while Instant::now() < end && (!self.sessions.is_empty() || !self.receiving.is_idle()) {
             self.step(TICK)?;
         }
-        let left: Vec<Tag> = self.sessions.keys().copied().collect();
+        for outgoing in self.sessions.values_mut() {
+            let stopped = TransferError::stopped(&outgoing.attempt());
+            outgoing.fault.get_or_insert(stopped);
+        }
+        let waiting = self.waiting.keys();
+        let left: Vec<Tag> = self.sessions.keys().chain(waiting).copied().collect();
         for tag in left {
             self.command(Command::Abort {
                 tag,
@@ -477,87 +433,6 @@ where
     }
 }
 
-/// A thread that hashes one file after the other.
-struct Hasher {
-    work: Sender<(String, Arc<Source>)>,
-    done: Receiver<Hashed>,
-    /// Names on their way: a file asked for a thousand times is read once.
-    queued: BTreeSet<String>,
-}
-
-struct Hashed {
-    name: String,
-    stamp: Stamp,
-    /// `None` if it could not be read, or changed meanwhile.
-    hash: Option<u64>,
-}
-
-impl Hasher {
-    fn start() -> Result<Self, TransferError> {
-        let (work, files) = flume::unbounded::<(String, Arc<Source>)>();
-        let (tell, done) = flume::unbounded();
-        let hashing = thread::Builder::new().name("hash".into()).spawn(move || {
-            for (name, source) in files {
-                let stop = || {
-                    if tell.is_disconnected() {
-                        ControlFlow::Break(())
-                    } else {
-                        ControlFlow::Continue(())
-                    }
-                };
-                let hashed = Hashed {
-                    stamp: *source.stamp(),
-                    hash: source.hash(|_| stop()).ok(),
-                    name,
-                };
-                if tell.send(hashed).is_err() {
-                    return;
-                }
-            }
-        });
-        hashing.map_err(|error| {
-            let advice = "end other programs, or raise the limit of threads";
-            TransferError::new(Kind::Failed, "cannot start a thread", error, advice)
-        })?;
-        Ok(Self {
-            work,
-            done,
-            queued: BTreeSet::new(),
-        })
-    }
-
-    /// Names come from the list, so no more can be queued than there are.
-    fn hash(&mut self, name: String, source: Arc<Source>) {
-        if self.queued.insert(name.clone()) {
-            // The thread lives as long as this side does.
-            let _ = self.work.send((name, source));
-        }
-    }
-}
-
-/// The regular files of a directory whose names can be asked for, and its folders.
-fn list(path: &Path) -> io::Result<(BTreeSet<String>, BTreeSet<String>)> {
-    let (mut names, mut folders) = (BTreeSet::new(), BTreeSet::new());
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        // What vanishes while it is looked at is not there.
-        let Ok(kind) = entry.file_type() else {
-            continue;
-        };
-        let name = Directory::check_name(entry.file_name().as_encoded_bytes());
-        if let Ok(name) = name
-            && entry.file_name().to_str() == Some(&*name)
-        {
-            if kind.is_file() {
-                names.insert(name);
-            } else if kind.is_dir() {
-                folders.insert(name);
-            }
-        }
-    }
-    Ok((names, folders))
-}
-
 fn cannot_serve(path: &Path, error: io::Error) -> TransferError {
     TransferError::new(
         Kind::Failed,
@@ -567,7 +442,5 @@ fn cannot_serve(path: &Path, error: io::Error) -> TransferError {
     )
 }
 
-/// More than a packet holds.
-const LIST_BYTES: usize = 1400;
-/// How soon a finished hash is noticed.
-const HASH_TICK: Duration = Duration::from_millis(5);
+/// How soon it is noticed that something was looked at.
+const SHELF_TICK: Duration = Duration::from_millis(5);

@@ -80,6 +80,8 @@ pub(crate) enum Event<'a> {
     Ready {
         /// The address.
         listen: SocketAddr,
+        /// Fingerprint of the key that it proves to hold.
+        identity: String,
     },
     /// Figures for those who watch are served.
     Metrics {
@@ -120,6 +122,18 @@ pub(crate) enum Event<'a> {
         /// Bytes that were here already.
         bytes: u64,
     },
+    /// What is neither file nor folder is not sent.
+    LeftOut {
+        /// Where it is.
+        path: Cow<'a, str>,
+        /// What it is.
+        what: &'a str,
+    },
+    /// The peer takes single files only: names, sizes and hashes can be read on the way, and nothing is resumed.
+    SingleFiles {
+        /// The other side.
+        peer: SocketAddr,
+    },
     /// The peer does not encrypt, and the file goes in the clear because that was allowed.
     Unencrypted {
         /// Name.
@@ -129,17 +143,21 @@ pub(crate) enum Event<'a> {
     },
     /// How a transfer stands, once a second and whenever its phase changes.
     Progress(Figures<'a>),
-    /// A file is there, verified.
+    /// Everything of one session is there, verified.
     Done {
         /// The other side.
         peer: SocketAddr,
-        /// xxHash64 of the contents, 16 hexadecimal digits.
+        /// How many files.
+        files: u64,
+        /// In hexadecimal: BLAKE3 of the contents, 64 digits; of a single file of v5.0 xxHash64, 16 digits.
         hash: String,
-        /// Where it was stored (receiver) or read (sender).
-        path: Cow<'a, str>,
+        /// Where it was stored (receiver) or read (sender); null when it was read in several places.
+        path: Option<Cow<'a, str>>,
         /// Fingerprint of the key that the peer proved to hold; null, and nobody knows who it was.
         identity: Option<String>,
-        /// File bits a second over the whole session.
+        /// Of the bytes of `size`, those that an earlier attempt had brought.
+        resumed: u64,
+        /// Bits of the others a second, over the whole session.
         average_bps: u64,
         /// Final figures.
         #[serde(flatten)]
@@ -298,9 +316,11 @@ mod tests {
         let peer = SocketAddr::from(([192, 0, 2, 7], 9000));
         let done = Event::Done {
             peer,
+            files: 1,
             hash: format!("{:016x}", 7),
-            path: "a".into(),
+            path: Some("a".into()),
             identity: None,
+            resumed: 0,
             average_bps: 1,
             figures,
         };

@@ -2,8 +2,9 @@
 //!
 //! It does *not* end anything: the error that ends a command is printed by whoever gets it.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fulmar::identity::PublicKey;
 use fulmar::transfer::{Direction, Update};
@@ -91,6 +92,17 @@ impl Narrator {
             Update::LeftOut { path, what } => {
                 let path = escaped(path.as_os_str().as_encoded_bytes());
                 self.say(&format!("note: {path} is {what}, and is not sent"));
+                self.voice.emit(&Event::LeftOut {
+                    path: path.into(),
+                    what,
+                });
+            }
+            Update::SingleFiles { peer } => {
+                self.say(&format!(
+                    "note: {peer} takes single files only; names, sizes and hashes can be read on the way, and \
+                     what is interrupted begins from zero"
+                ));
+                self.voice.emit(&Event::SingleFiles { peer: *peer });
             }
             Update::Resumed { peer, bytes } => {
                 self.say(&format!(
@@ -117,43 +129,9 @@ impl Narrator {
                 peer,
                 snapshot,
             } => self.progress.update(name, *peer, snapshot),
-            Update::Finished {
-                direction,
-                identity,
-                name,
-                peer,
-                snapshot,
-                hash,
-                path,
-            } => {
+            Update::Finished { name, peer, .. } => {
                 self.progress.clear(name, *peer);
-                let average = Bitrate::from_transfer(snapshot.size, snapshot.elapsed);
-                let verb = match direction {
-                    Direction::Out => "sent to",
-                    Direction::In => "received from",
-                };
-                let identity = fingerprint(*identity);
-                // Who is called knows nobody.
-                let who = match (&identity, self.role) {
-                    (Some(key), _) => format!(", authenticated {key}"),
-                    (None, Role::Client) => ", not authenticated".to_owned(),
-                    (None, Role::Daemon) => String::new(),
-                };
-                self.say(&format!(
-                    "{}: {verb} {peer}, {} in {}, {average}, loss {:.1} %, hash {hash} verified{who}",
-                    escaped(name.as_bytes()),
-                    Bytes(snapshot.size),
-                    short_time(snapshot.elapsed),
-                    snapshot.loss * 100.0,
-                ));
-                self.voice.emit(&Event::Done {
-                    peer: *peer,
-                    hash: hash.to_string(),
-                    path: path.to_string_lossy(),
-                    identity,
-                    average_bps: average.bits_per_sec(),
-                    figures: Figures::new(name, snapshot),
-                });
+                self.finished(update);
             }
             Update::Refused {
                 name,
@@ -180,6 +158,54 @@ impl Narrator {
             // The library may learn to say more; nothing depends on it.
             _ => {}
         }
+    }
+
+    fn finished(&self, update: &Update) {
+        let Update::Finished {
+            direction,
+            identity,
+            name,
+            peer,
+            snapshot,
+            resumed,
+            files,
+            hash,
+            path,
+        } = update
+        else {
+            return;
+        };
+        let moved = snapshot.size.saturating_sub(*resumed);
+        let average = Bitrate::from_transfer(moved, snapshot.elapsed);
+        let verb = match direction {
+            Direction::Out => "sent to",
+            Direction::In => "received from",
+        };
+        let identity = fingerprint(*identity);
+        // Who is called knows nobody.
+        let who = match (&identity, self.role) {
+            (Some(key), _) => format!(", authenticated {key}"),
+            (None, Role::Client) => ", not authenticated".to_owned(),
+            (None, Role::Daemon) => String::new(),
+        };
+        self.say(&format!(
+            "{}: {verb} {peer}, {}, {average}, loss {:.1} %, hash {} verified{who}",
+            escaped(name.as_bytes()),
+            amount(snapshot.size, *resumed, *files, snapshot.elapsed),
+            snapshot.loss * 100.0,
+            begun(&hash.to_string()),
+        ));
+        let path = (!path.as_os_str().is_empty()).then(|| path.to_string_lossy());
+        self.voice.emit(&Event::Done {
+            peer: *peer,
+            files: *files,
+            hash: hash.to_string(),
+            path,
+            identity,
+            resumed: *resumed,
+            average_bps: average.bits_per_sec(),
+            figures: Figures::new(name, snapshot),
+        });
     }
 
     /// Whether an update is for the user: whoever listens can be made to refuse, accept and fail by strangers as often as
@@ -246,9 +272,31 @@ impl Narrator {
     }
 }
 
+/// How much there is, how much of it had come before, and how long the rest took.
+fn amount(size: u64, resumed: u64, files: u64, elapsed: Duration) -> String {
+    let mut text = Bytes(size).to_string();
+    if files != 1 {
+        text = format!("{files} files, {text}");
+    }
+    if resumed > 0 {
+        let moved = Bytes(size.saturating_sub(resumed));
+        text += &format!(", {} were there, {moved}", Bytes(resumed));
+    }
+    format!("{text} in {}", short_time(elapsed))
+}
+
+/// As much of a hash as a person compares; programs get all of it.
+fn begun(hash: &str) -> Cow<'_, str> {
+    match hash.get(..HASH_SHOWN) {
+        Some(start) if start.len() < hash.len() => format!("{start}…").into(),
+        _ => hash.into(),
+    }
+}
+
 fn fingerprint(key: Option<[u8; 32]>) -> Option<String> {
     key.map(|key| PublicKey(key).fingerprint().to_string())
 }
+
 impl Drop for Narrator {
     fn drop(&mut self) {
         self.left_out(self.quota.left_out());
@@ -257,3 +305,39 @@ impl Drop for Narrator {
 
 /// Lines a second that strangers may cause (E4), and at once.
 const LINES: u64 = 10;
+/// Digits of a hash in a line for people.
+const HASH_SHOWN: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_there_before_is_no_part_of_what_moved() {
+        let second = Duration::from_secs(2);
+        for (size, resumed, files, want) in [
+            (3 << 20, 0, 1, "3.0 MiB in 2.0 s"),
+            (3 << 20, 0, 7, "7 files, 3.0 MiB in 2.0 s"),
+            (
+                3 << 20,
+                2 << 20,
+                1,
+                "3.0 MiB, 2.0 MiB were there, 1.0 MiB in 2.0 s",
+            ),
+            (
+                3 << 20,
+                3 << 20,
+                0,
+                "0 files, 3.0 MiB, 3.0 MiB were there, 0 B in 2.0 s",
+            ),
+        ] {
+            assert_eq!(amount(size, resumed, files, second), want);
+        }
+    }
+
+    #[test]
+    fn a_hash_is_whole_or_says_that_it_is_not() {
+        assert_eq!(begun("0123456789abcdef"), "0123456789abcdef");
+        assert_eq!(begun("0123456789abcdef0"), "0123456789abcdef…");
+    }
+}
