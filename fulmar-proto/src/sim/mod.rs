@@ -21,6 +21,7 @@
 //! no protocol; [`Transfer`] and [`World`] run HP-UDP over them, and [`hostile`] plays with it whatever bytes say.
 
 mod air;
+mod content;
 pub mod hostile;
 mod link;
 mod net;
@@ -29,6 +30,7 @@ mod rng;
 mod trace;
 mod transfer;
 
+pub use content::Content;
 pub use link::{Deliveries, Delivery, Fate, Link, LinkConfig, LinkStats, Loss};
 pub use net::{LinkId, Net, NodeId};
 pub use profile::Profile;

@@ -1,19 +1,18 @@
 //! HP-UDP transfers in virtual time: files without disks, applications that check every byte.
 //!
 //! [`World`] runs any number of transfers over any links; [`Transfer`] is one transfer over one link each way, which
-//! is what most tests, and `fulmar sim`, want. File contents are a function of a seed and the offset, so nothing is
-//! stored and every byte that arrives is compared with the one that left, wherever it lands and however often. It
-//! does *not* model storage: bytes are "on disk" at once unless a test says otherwise.
+//! is what most tests, and `fulmar sim`, want. Files are [`Content`]. It does *not* model storage: bytes are "on disk" at
+//! once unless a test says otherwise.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use super::content::Content;
 use super::link::{LinkConfig, LinkStats};
 use super::net::{Net, NodeId};
 use super::rng::Rng;
-use crate::engine::RangeSet;
 use crate::hpudp::{
     Command, Config, Endpoint, Event, Failure, Reason, Request, Snapshot, Tag, Trust, Via, Wish,
 };
@@ -114,15 +113,12 @@ pub struct FlowId(u64);
 pub struct Flow {
     from: NodeId,
     to: NodeId,
-    size: u64,
-    content: u64,
+    content: Content,
     terms: Terms,
     told: bool,
     tag_at_sender: Option<Tag>,
     tag_at_receiver: Option<Tag>,
     started: Instant,
-    stored: RangeSet,
-    wrong: u64,
     /// The identity each side saw of the other.
     pub identity: Option<[u8; 32]>,
     /// Bytes handed up so far, whatever they are.
@@ -142,13 +138,7 @@ pub struct Flow {
 impl Flow {
     /// Every byte came, exactly once and exactly as sent.
     pub fn exact(&self) -> bool {
-        let mut there = self.stored.clone();
-        for range in &self.terms.had {
-            there.insert(range.clone());
-        }
-        let whole = self.size == 0 || there.gaps(0..self.size).next().is_none();
-        let once = self.bytes == self.size || !self.terms.had.is_empty();
-        whole && self.wrong == 0 && once
+        self.content.is_exact()
     }
 
     fn verify(&mut self, now: Instant) -> bool {
@@ -164,7 +154,6 @@ pub struct World {
     nodes: Vec<NodeId>,
     flows: BTreeMap<FlowId, Flow>,
     rng: Rng,
-    scratch: Vec<u8>,
 }
 
 impl World {
@@ -175,7 +164,6 @@ impl World {
             nodes: Vec::new(),
             flows: BTreeMap::new(),
             rng: Rng::new(seed ^ 0x5eed),
-            scratch: Vec::new(),
         }
     }
 
@@ -207,7 +195,11 @@ impl World {
     pub fn start(&mut self, from: NodeId, to: NodeId, size: u64, terms: Terms) -> FlowId {
         let id = FlowId(self.flows.len() as u64);
         let tag = Tag(id.0);
-        let content = self.rng.next_u64();
+        let hash = self.rng.next_u64();
+        let mut content = Content::new(size, hash);
+        for range in &terms.had {
+            content.had(range.clone());
+        }
         let pulled = terms.via == Via::Pull;
         let name = format!("{}", id.0);
         let (node, command) = if pulled {
@@ -225,22 +217,19 @@ impl World {
                 via: terms.via,
                 trust: terms.trust,
                 bundle: terms.bundle,
-                ..Request::new(self.net.addr(to), name, size, content)
+                ..Request::new(self.net.addr(to), name, size, hash)
             };
             (from, Command::Send { tag, request })
         };
         let flow = Flow {
             from,
             to,
-            size,
             content,
             terms,
             told: false,
             tag_at_sender: (!pulled).then_some(tag),
             tag_at_receiver: pulled.then_some(tag),
             started: self.net.now(),
-            stored: RangeSet::new(),
-            wrong: 0,
             identity: None,
             bytes: 0,
             received_after: None,
@@ -311,15 +300,10 @@ impl World {
                 tag,
                 offset,
                 len,
-                mut buffer,
+                buffer,
             } => {
-                buffer.resize(len, 0);
-                fill(self.of_sender(node, tag)?.content, offset, &mut buffer);
-                Some(Command::Supply {
-                    tag,
-                    offset,
-                    bytes: buffer,
-                })
+                let flow = self.of_sender(node, tag)?;
+                Some(flow.content.supply(tag, offset, len, buffer))
             }
             Event::Offered {
                 tag,
@@ -331,7 +315,7 @@ impl World {
             } => {
                 let flow = self.named(name)?;
                 let new = flow.tag_at_receiver.is_none() || flow.tag_at_receiver == Some(tag);
-                if !new || flow.size != size || (bundle && !flow.terms.bundle) {
+                if !new || flow.content.size() != size || (bundle && !flow.terms.bundle) {
                     return None;
                 }
                 flow.tag_at_receiver = Some(tag);
@@ -343,39 +327,26 @@ impl World {
                 flow.tag_at_sender = Some(tag);
                 Some(Command::Serve {
                     tag,
-                    size: flow.size,
-                    hash: flow.content,
+                    size: flow.content.size(),
+                    hash: flow.content.hash(),
                     bundle: flow.terms.bundle,
                 })
             }
             Event::Chunk { tag, offset, bytes } => {
-                let mut want = std::mem::take(&mut self.scratch);
                 let flow = self.of_receiver(node, tag)?;
-                want.resize(bytes.len(), 0);
-                fill(flow.content, offset, &mut want);
-                let end = offset + bytes.len() as u64;
-                if want != bytes || end > flow.size {
-                    flow.wrong += 1;
-                }
-                flow.stored.insert(offset..end);
-                flow.bytes += bytes.len() as u64;
+                let stored = flow.content.store(tag, offset, bytes);
+                flow.bytes = flow.content.bytes();
                 let told = flow.told || flow.terms.had.is_empty();
                 if !told && flow.bytes >= flow.terms.had_after {
                     flow.told = true;
                     let ranges = flow.terms.had.clone();
                     self.net.command(node, Command::Have { tag, ranges });
                 }
-                self.scratch = want;
-                let len = bytes.len();
-                Some(Command::Stored {
-                    tag,
-                    buffer: bytes,
-                    len,
-                })
+                Some(stored)
             }
             Event::Received { tag, hash } => {
                 let flow = self.of_receiver(node, tag)?;
-                let good = flow.verify(now) && hash == flow.content;
+                let good = flow.verify(now) && hash == flow.content.hash();
                 good.then_some(Command::Verified { tag })
             }
             Event::Progress { tag, snapshot } => {
@@ -428,25 +399,4 @@ impl World {
         let id = String::from_utf8(name).ok()?.parse().ok()?;
         self.flows.get_mut(&FlowId(id))
     }
-}
-
-/// The bytes of a file at an offset.
-fn fill(content: u64, offset: u64, out: &mut [u8]) {
-    let mut at = offset;
-    let mut rest = out;
-    while !rest.is_empty() {
-        let word = mix(content ^ (at / 8)).to_le_bytes();
-        let skip = (at % 8) as usize;
-        let n = rest.len().min(8 - skip);
-        let (head, tail) = rest.split_at_mut(n);
-        head.copy_from_slice(&word[skip..skip + n]);
-        at += n as u64;
-        rest = tail;
-    }
-}
-
-fn mix(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }

@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use fulmar_proto::engine::RangeSet;
 use fulmar_proto::hpudp::{
     Command, Config, Endpoint, Event, Failure, Reason, Request, Snapshot, Tag, Trust, Via, Wish,
 };
+use fulmar_proto::sim::Content;
 use fulmar_proto::{Endpoint as _, Meta};
 
-use super::{A, B, fill};
+use super::{A, B};
 
 /// What is asked of a transfer.
 #[derive(Clone, Debug, Default)]
@@ -37,10 +37,7 @@ pub(crate) struct Duo {
     pub(crate) sent: [u64; 2],
     flights: u64,
     pub(crate) deal: Deal,
-    pub(crate) stored: RangeSet,
-    pub(crate) claimed: RangeSet,
-    pub(crate) bytes: u64,
-    pub(crate) wrong: u64,
+    pub(crate) content: Content,
     receiving: Option<Tag>,
     /// Each side's name for the session.
     tags: [Option<Tag>; 2],
@@ -50,7 +47,6 @@ pub(crate) struct Duo {
     pub(crate) answering: bool,
 }
 
-const CONTENT: u64 = 0x5eed_f11e;
 const ONE_WAY: Duration = Duration::from_millis(15);
 pub(crate) const MS: Duration = Duration::from_millis(1);
 
@@ -61,6 +57,7 @@ impl Duo {
             end.guard_nonces();
             end
         };
+        let content = Content::new(deal.size, 0x5eed_f11e);
         let mut duo = Self {
             now: Instant::now(),
             ends: [end(client, 1), end(daemon, 2)],
@@ -68,10 +65,7 @@ impl Duo {
             sent: [0; 2],
             flights: 0,
             deal,
-            stored: RangeSet::new(),
-            claimed: RangeSet::new(),
-            bytes: 0,
-            wrong: 0,
+            content,
             receiving: None,
             tags: [Some(Tag(1)), None],
             results: [None; 2],
@@ -98,7 +92,7 @@ impl Duo {
                     via,
                     trust,
                     bundle,
-                    ..Request::new(B, "file", deal.size, CONTENT)
+                    ..Request::new(B, "file", deal.size, duo.content.hash())
                 },
             },
         };
@@ -193,12 +187,11 @@ impl Duo {
     fn answer(&mut self, side: usize, event: Event) -> Option<Command> {
         match event {
             Event::Want {
-                tag, offset, len, ..
-            } => {
-                let mut bytes = vec![0; len];
-                fill(CONTENT, offset, &mut bytes);
-                Some(Command::Supply { tag, offset, bytes })
-            }
+                tag,
+                offset,
+                len,
+                buffer,
+            } => Some(self.content.supply(tag, offset, len, buffer)),
             Event::Asked {
                 tag, bundle, from, ..
             } => {
@@ -208,13 +201,13 @@ impl Duo {
                 self.answering.then_some(Command::Serve {
                     tag,
                     size: self.deal.size,
-                    hash: CONTENT,
+                    hash: self.content.hash(),
                     bundle: bundle && self.deal.bundle,
                 })
             }
             Event::Offered { tag, size, .. } => {
                 let wanted = side == self.receiver() && size == self.deal.size;
-                let new = self.receiving.is_none() || self.bytes == 0;
+                let new = self.receiving.is_none() || self.content.bytes() == 0;
                 if !wanted || !new {
                     return Some(Command::Abort {
                         tag,
@@ -227,30 +220,16 @@ impl Duo {
             }
             Event::Chunk { tag, offset, bytes } => {
                 assert_eq!(Some(tag), self.receiving, "chunks of the accepted file");
-                let len = bytes.len();
-                let mut want = vec![0; len];
-                fill(CONTENT, offset, &mut want);
-                self.wrong += u64::from(want != bytes);
-                self.stored.insert(offset..offset + len as u64);
-                self.bytes += len as u64;
-                let due = |(after, _): &mut (u64, _)| *after <= self.bytes;
+                let stored = self.content.store(tag, offset, bytes);
+                let came = self.content.bytes();
+                let due = |(after, _): &mut (u64, _)| *after <= came;
                 while let Some((_, ranges)) = self.deal.had.pop_front_if(due) {
-                    let sane = ranges.iter().filter(|it| it.start < it.end);
-                    sane.for_each(|it| self.claimed.insert(it.clone()));
+                    ranges.iter().for_each(|it| self.content.had(it.clone()));
                     self.ends[side].handle_command(self.now, Command::Have { tag, ranges });
                 }
-                Some(Command::Stored {
-                    tag,
-                    buffer: bytes,
-                    len,
-                })
+                Some(stored)
             }
-            Event::Received { tag, hash } => Some(if self.whole() && hash == CONTENT {
-                Command::Verified { tag }
-            } else {
-                let reason = Reason::HASH_MISMATCH;
-                Command::Abort { tag, reason }
-            }),
+            Event::Received { tag, hash } => Some(self.content.verdict(tag, hash)),
             Event::Progress { snapshot, .. } => {
                 self.last[side] = snapshot;
                 None
@@ -277,16 +256,9 @@ impl Duo {
         }
     }
 
-    fn whole(&self) -> bool {
-        let mut there = self.stored.clone();
-        self.claimed.iter().for_each(|it| there.insert(it));
-        let whole = self.deal.size == 0 || there.gaps(0..self.deal.size).next().is_none();
-        whole && self.wrong == 0
-    }
-
     pub(crate) fn assert_done(&self, what: &str) {
         assert_eq!(
-            (self.results, self.whole()),
+            (self.results, self.content.is_exact()),
             ([Some(Ok(())); 2], true),
             "{what}: {:?}\n{:?}\n{:?}",
             self.deal,

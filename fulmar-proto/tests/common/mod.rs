@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::disallowed_methods)]
 
 pub(crate) mod duo;
+mod host;
 pub(crate) mod reference;
 pub(crate) mod server;
 
@@ -11,140 +12,12 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use fulmar_proto::engine::RangeSet;
 use fulmar_proto::hpudp::{
-    Command, Config, Counter, Endpoint, Event, Failure, Reason, Request, Snapshot, Tag, Trust, Via,
-    Wish,
+    Command, Config, Event, Failure, Reason, Request, Snapshot, Tag, Trust, Via, Wish,
 };
-use fulmar_proto::sim::{LinkConfig, LinkId, Loss, Net, NodeId, Rng};
-use fulmar_proto::{Meta, Transmit};
+use fulmar_proto::sim::{Content, LinkConfig, LinkId, Loss, Net, NodeId, Rng};
 
-/// What speaks HP-UDP at one end.
-pub(crate) type Speaker = Box<dyn fulmar_proto::Endpoint<Command = Command, Event = Event>>;
-
-/// One end, with a tap on what it sends.
-pub(crate) struct Host {
-    inner: Inner,
-    born: Instant,
-    /// Datagrams sent: when since the host's birth, to whom, what. Only while `tapping`.
-    pub(crate) sent: Vec<Sent>,
-    pub(crate) tapping: bool,
-    /// Digest of everything sent to `watched`, times included.
-    pub(crate) digest: u64,
-    pub(crate) watched: Option<SocketAddr>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Sent {
-    pub(crate) at: Duration,
-    pub(crate) to: SocketAddr,
-    pub(crate) bytes: Vec<u8>,
-}
-
-enum Inner {
-    Fulmar(Box<Endpoint>),
-    Scripted(Speaker),
-}
-
-impl Host {
-    pub(crate) fn fulmar(start: Instant, config: Config, rng: &mut Rng) -> Self {
-        let mut seed = [0; 32];
-        rng.fill(&mut seed);
-        let mut endpoint = Endpoint::new(config, seed);
-        endpoint.guard_nonces();
-        Self::new(start, Inner::Fulmar(Box::new(endpoint)))
-    }
-
-    pub(crate) fn scripted(start: Instant, speaker: Speaker) -> Self {
-        Self::new(start, Inner::Scripted(speaker))
-    }
-
-    fn new(born: Instant, inner: Inner) -> Self {
-        Self {
-            inner,
-            born,
-            sent: Vec::new(),
-            tapping: false,
-            digest: 0,
-            watched: None,
-        }
-    }
-
-    /// The endpoint, if it is ours.
-    pub(crate) fn endpoint(&self) -> &Endpoint {
-        match &self.inner {
-            Inner::Fulmar(it) => it,
-            Inner::Scripted(_) => panic!("a scripted host"),
-        }
-    }
-
-    pub(crate) fn count(&self, counter: Counter) -> u64 {
-        self.endpoint().counters().get(counter)
-    }
-}
-
-impl fulmar_proto::Endpoint for Host {
-    type Command = Command;
-    type Event = Event;
-
-    fn handle_datagram(&mut self, now: Instant, meta: Meta, payload: &mut [u8]) {
-        match &mut self.inner {
-            Inner::Fulmar(it) => it.handle_datagram(now, meta, payload),
-            Inner::Scripted(it) => it.handle_datagram(now, meta, payload),
-        }
-    }
-
-    fn handle_timeout(&mut self, now: Instant) {
-        match &mut self.inner {
-            Inner::Fulmar(it) => it.handle_timeout(now),
-            Inner::Scripted(it) => it.handle_timeout(now),
-        }
-    }
-
-    fn handle_command(&mut self, now: Instant, command: Command) {
-        match &mut self.inner {
-            Inner::Fulmar(it) => it.handle_command(now, command),
-            Inner::Scripted(it) => it.handle_command(now, command),
-        }
-    }
-
-    fn poll_transmit(&mut self, now: Instant, max: usize, buf: &mut Vec<u8>) -> Option<Transmit> {
-        let transmit = match &mut self.inner {
-            Inner::Fulmar(it) => it.poll_transmit(now, max, buf),
-            Inner::Scripted(it) => it.poll_transmit(now, max, buf),
-        }?;
-        let segment = transmit.segment.unwrap_or(transmit.len).max(1);
-        let at = now.duration_since(self.born);
-        for bytes in buf.chunks(segment) {
-            if self.watched == Some(transmit.to) {
-                self.digest = digest(self.digest ^ at.as_nanos() as u64, bytes);
-            }
-            if self.tapping {
-                let bytes = bytes.to_vec();
-                self.sent.push(Sent {
-                    at,
-                    to: transmit.to,
-                    bytes,
-                });
-            }
-        }
-        Some(transmit)
-    }
-
-    fn poll_event(&mut self) -> Option<Event> {
-        match &mut self.inner {
-            Inner::Fulmar(it) => it.poll_event(),
-            Inner::Scripted(it) => it.poll_event(),
-        }
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        match &self.inner {
-            Inner::Fulmar(it) => it.poll_timeout(),
-            Inner::Scripted(it) => it.poll_timeout(),
-        }
-    }
-}
+pub(crate) use host::{Host, Sent};
 
 /// What a receiving application does with an offer that is not the file it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,8 +30,7 @@ pub(crate) enum Strangers {
 
 /// The applications of both hosts, and what they saw of the one file that matters.
 pub(crate) struct Apps {
-    pub(crate) content: u64,
-    pub(crate) size: u64,
+    pub(crate) content: Content,
     pub(crate) strangers: Strangers,
     /// The sender's application gives the file to whoever asks.
     pub(crate) serving: bool,
@@ -172,9 +44,8 @@ pub(crate) struct Apps {
     tag: Option<Tag>,
     /// Sizes that strangers claimed.
     claims: BTreeMap<Tag, u64>,
-    stored: RangeSet,
-    wrong: u64,
-    bytes: u64,
+    /// The hash that came with the file is another one.
+    misled: bool,
     pub(crate) connected: Option<(bool, bool)>,
     pub(crate) sent: Option<Result<(), Failure>>,
     pub(crate) received: Option<Result<(), Failure>>,
@@ -191,8 +62,7 @@ pub(crate) struct Apps {
 impl Apps {
     /// Every byte came, exactly once and exactly as sent.
     pub(crate) fn exact(&self) -> bool {
-        let whole = self.size == 0 || self.stored.gaps(0..self.size).next().is_none();
-        whole && self.wrong == 0 && self.bytes == self.size
+        self.content.is_exact() && !self.misled
     }
 
     fn sender(&mut self, now: Instant, event: Event) -> Option<Command> {
@@ -201,16 +71,8 @@ impl Apps {
                 tag,
                 offset,
                 len,
-                mut buffer,
-            } => {
-                buffer.resize(len, 0);
-                fill(self.content, offset, &mut buffer);
-                return Some(Command::Supply {
-                    tag,
-                    offset,
-                    bytes: buffer,
-                });
-            }
+                buffer,
+            } => return Some(self.content.supply(tag, offset, len, buffer)),
             Event::Connected {
                 encrypted,
                 extended,
@@ -233,8 +95,8 @@ impl Apps {
             Event::Asked { tag, .. } if self.serving => {
                 return Some(Command::Serve {
                     tag,
-                    size: self.size,
-                    hash: self.content,
+                    size: self.content.size(),
+                    hash: self.content.hash(),
                     bundle: false,
                 });
             }
@@ -259,8 +121,8 @@ impl Apps {
             } => {
                 self.offers += 1;
                 // A push tells the hash later.
-                let named = hash.is_none_or(|hash| hash == self.content);
-                if named && size == self.size && self.tag.is_none() {
+                let named = hash.is_none_or(|hash| hash == self.content.hash());
+                if named && size == self.content.size() && self.tag.is_none() {
                     self.tag = Some(tag);
                 } else if self.strangers == Strangers::Ignored {
                     return None;
@@ -276,17 +138,11 @@ impl Apps {
                 let len = bytes.len();
                 let end = offset + len as u64;
                 assert!(end <= claim && len > 0, "bytes beyond the file");
-                if self.tag == Some(tag) {
-                    let mut want = vec![0; len];
-                    fill(self.content, offset, &mut want);
-                    self.wrong += u64::from(want != bytes);
-                    self.stored.insert(offset..end);
-                    self.bytes += len as u64;
-                }
-                let stored = Command::Stored {
-                    tag,
-                    buffer: bytes,
-                    len,
+                let stored = if self.tag == Some(tag) {
+                    self.content.store(tag, offset, bytes)
+                } else {
+                    let buffer = bytes;
+                    Command::Stored { tag, buffer, len }
                 };
                 if self.is_stalled(now) {
                     self.unwritten.push(stored);
@@ -295,7 +151,7 @@ impl Apps {
                 return Some(stored);
             }
             Event::Received { tag, hash } if self.tag == Some(tag) => {
-                self.wrong += u64::from(hash != self.content);
+                self.misled |= hash != self.content.hash();
                 self.verify_at = Some((now + self.verifying, tag));
             }
             Event::Received { tag, .. } => {
@@ -394,8 +250,7 @@ impl Pair {
         let b = net.add_node(B, hosts.1);
         let (up, down) = net.connect(a, b, links.0, links.1);
         let apps = Apps {
-            content: Rng::new(seed ^ 0xf11e).next_u64(),
-            size,
+            content: Content::new(size, Rng::new(seed ^ 0xf11e).next_u64()),
             strangers: Strangers::Ignored,
             serving: false,
             verifying: Duration::ZERO,
@@ -405,9 +260,7 @@ impl Pair {
             verify_at: None,
             tag: None,
             claims: BTreeMap::new(),
-            stored: RangeSet::new(),
-            wrong: 0,
-            bytes: 0,
+            misled: false,
             connected: None,
             sent: None,
             received: None,
@@ -446,9 +299,10 @@ impl Pair {
     }
 
     pub(crate) fn send(&mut self, encrypt: bool) {
+        let content = &self.apps.content;
         let request = Request {
             encrypt,
-            ..Request::new(B, "file", self.apps.size, self.apps.content)
+            ..Request::new(B, "file", content.size(), content.hash())
         };
         let tag = Tag(1);
         self.net.command(self.a, Command::Send { tag, request });
@@ -456,10 +310,11 @@ impl Pair {
     }
 
     pub(crate) fn push(&mut self, encrypt: bool) {
+        let content = &self.apps.content;
         let request = Request {
             encrypt,
             via: Via::Push,
-            ..Request::new(B, "file", self.apps.size, self.apps.content)
+            ..Request::new(B, "file", content.size(), content.hash())
         };
         let tag = Tag(1);
         self.net.command(self.a, Command::Send { tag, request });
@@ -576,31 +431,6 @@ pub(crate) fn seed(or: u64) -> u64 {
     let seed = std::env::var("SEED").map_or(or, |seed| seed.parse().expect("SEED is a number"));
     println!("SEED={seed}");
     seed
-}
-
-/// The bytes of a file at an offset.
-pub(crate) fn fill(content: u64, offset: u64, out: &mut [u8]) {
-    let mut at = offset;
-    let mut rest = out;
-    while !rest.is_empty() {
-        let word = mix(content ^ (at / 8)).to_le_bytes();
-        let skip = (at % 8) as usize;
-        let n = rest.len().min(8 - skip);
-        let (head, tail) = rest.split_at_mut(n);
-        head.copy_from_slice(&word[skip..skip + n]);
-        at += n as u64;
-        rest = tail;
-    }
-}
-
-pub(crate) fn mix(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
-fn digest(start: u64, bytes: &[u8]) -> u64 {
-    xxhash_rust::xxh64::xxh64(bytes, start)
 }
 
 /// A header and a payload, written by hand: type, session, sequence, block, PayloadLen, flags, stamp.

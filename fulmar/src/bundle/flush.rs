@@ -1,8 +1,9 @@
 //! What was written becomes durable, and then known to be: [`Flusher`], a thread beside the writer.
 //!
 //! The writer says which files it wrote to and which pieces are whole; every 16 MiB of them or every half second the
-//! thread syncs the files and records the pieces (bundle 5.3). The writer never waits for the disk, and learns of its
-//! failure at the next write: an error of a sync is final. What order the bytes came in does *not* matter here.
+//! thread syncs the files and records the pieces (bundle 5.3). The writer waits only when it is two batches ahead of the
+//! disk, for what is not recorded is lost in a crash; it learns of a failure at the next write: an error of a sync is
+//! final. What order the bytes came in does *not* matter here.
 
 use std::fs::File;
 use std::io;
@@ -24,12 +25,17 @@ pub(super) struct Flusher {
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
+    /// Something is to be done.
     wake: Condvar,
+    /// Something was done.
+    done: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     batch: Batch,
+    /// Bytes of the pieces that are being synced.
+    syncing: u64,
     end: Option<End>,
     /// A piece was recorded.
     recorded: bool,
@@ -70,12 +76,18 @@ impl Flusher {
         })
     }
 
-    /// Bytes were written to the file `number`, which was `made` for them or was there.
+    /// Bytes were written to the file `number`, which was `made` for them or was there. Waits for the disk if it is too
+    /// far behind.
     ///
     /// # Errors
     /// What a sync before has failed with.
     pub(super) fn wrote(&self, number: usize, file: &Arc<File>, made: bool) -> io::Result<()> {
-        let mut state = self.shared.lock();
+        let state = self.shared.lock();
+        let ahead = |state: &mut State| {
+            state.failed.is_none() && state.syncing + state.batch.bytes >= AHEAD_MAX
+        };
+        let waited = self.shared.done.wait_while(state, ahead);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = &state.failed {
             return Err(again(error));
         }
@@ -159,12 +171,16 @@ fn run(shared: &Shared, at: &OwnedFd, mut map: Map) {
         // Files without a whole piece stay in the batch: nothing is recorded of them yet.
         let due = !state.batch.pieces.is_empty() && end != Some(End::Abandoned);
         let batch = due.then(|| std::mem::take(&mut state.batch));
+        state.syncing = batch.as_ref().map_or(0, |batch| batch.bytes);
         drop(state);
-        match batch.map(|batch| batch.flush(at, &mut map)) {
-            None => {}
-            Some(Ok(())) => shared.lock().recorded = true,
-            Some(Err(error)) => {
-                shared.lock().failed = Some(error);
+        if let Some(batch) = batch {
+            let flushed = batch.flush(at, &mut map);
+            let mut state = shared.lock();
+            state.syncing = 0;
+            state.recorded |= flushed.is_ok();
+            state.failed = flushed.err();
+            shared.done.notify_all();
+            if state.failed.is_some() {
                 return;
             }
         }
@@ -194,8 +210,10 @@ fn again(error: &io::Error) -> io::Error {
     }
 }
 
-/// Bytes of whole pieces that are synced together: what an interruption costs.
+/// Bytes of whole pieces that are synced together.
 const BATCH: u64 = 16 << 20;
+/// Bytes of whole pieces that may be on their way to the disk at a time: what an interruption costs at most.
+const AHEAD_MAX: u64 = 2 * BATCH;
 /// How long fewer wait.
 const PERIOD: Duration = Duration::from_millis(500);
 /// Up to so many files are synced one by one.

@@ -65,7 +65,19 @@ impl Receiver {
         options: &[&str],
     ) -> Self {
         command.arg("recv").arg(into).args(["--listen", listen]);
-        let mut end = End::spawn(command.args(options));
+        Self::ready(End::spawn(command.args(options)))
+    }
+
+    /// `fulmar serve` on a free port of IPv4 loopback, which takes files too.
+    pub(crate) fn serve(directory: &Path, options: &[&str]) -> Self {
+        let mut command = fulmar();
+        command.arg("serve").arg(directory).args(options);
+        command.args(["--allow-put", "--listen", "127.0.0.1:0"]);
+        Self::ready(End::spawn(&mut command))
+    }
+
+    /// Whoever was started to listen, once it does.
+    pub(crate) fn ready(mut end: End) -> Self {
         let ready = end.wait_for("ready");
         Self {
             end,
@@ -77,6 +89,18 @@ impl Receiver {
 /// `fulmar send`, started.
 pub(crate) fn send(files: &[impl AsRef<OsStr>], to: &str, options: &[&str]) -> End {
     End::spawn(fulmar().arg("send").args(files).arg(to).args(options))
+}
+
+/// `fulmar put`, started.
+pub(crate) fn put(file: &Path, to: &str, options: &[&str]) -> End {
+    End::spawn(fulmar().arg("put").arg(file).arg(to).args(options))
+}
+
+/// `fulmar get`, started.
+pub(crate) fn get(from: &str, name: &str, into: &Path, options: &[&str]) -> End {
+    let mut command = fulmar();
+    command.args(["get", from, name, "--into"]).arg(into);
+    End::spawn(command.args(options))
 }
 
 impl End {
@@ -132,9 +156,18 @@ impl End {
         }
     }
 
+    /// The last event of that name that was read by one of the waits.
+    pub(crate) fn seen(&self, name: &str) -> Option<&Value> {
+        self.events.iter().rfind(|event| event["event"] == name)
+    }
+
     /// Whether an event of that name was read by one of the waits.
     pub(crate) fn has_seen(&self, name: &str) -> bool {
         self.events.iter().any(|event| event["event"] == name)
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
@@ -147,15 +180,20 @@ impl End {
     }
 
     /// Waits for it to end by itself.
-    pub(crate) fn finish(mut self) -> Ended {
-        let deadline = Instant::now() + LIMIT;
+    pub(crate) fn finish(self) -> Ended {
+        self.finish_within(LIMIT)
+    }
+
+    /// The same, for what takes long.
+    pub(crate) fn finish_within(mut self, limit: Duration) -> Ended {
+        let deadline = Instant::now() + limit;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
             assert!(
                 Instant::now() < deadline,
-                "still running after {LIMIT:?}, and said {:#?}",
+                "still running after {limit:?}, and said {:#?}",
                 self.events
             );
             thread::sleep(Duration::from_millis(5));
@@ -381,10 +419,11 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_fulmar");
 /// Longer than anything here takes on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// The program under test, which keeps its keys in a place of its own.
+/// The program under test, which keeps its keys, and what it remembers of files, in a place of its own.
 pub(crate) fn fulmar() -> Command {
     let mut command = Command::new(BINARY);
     command.env("XDG_CONFIG_HOME", config_home());
+    command.env("XDG_CACHE_HOME", config_home().join("cache"));
     command
 }
 

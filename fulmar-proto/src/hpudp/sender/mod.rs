@@ -595,7 +595,7 @@ impl Sender {
         }
     }
 
-    /// PUSH_ACCEPT: the port the rest goes to, if the daemon says another (4.5).
+    /// PUSH_ACCEPT: the port the rest goes to, 0 if that is the one that was asked (4.5.4).
     pub(super) fn on_push_accept(
         &mut self,
         now: Instant,
@@ -633,7 +633,9 @@ impl Sender {
         }
         self.state = State::Streaming;
         self.connected(now, self.extension.is_some(), shared);
-        accept.port
+        // Ours have one socket, and whoever is in front of it may have given it another port.
+        let elsewhere = accept.port.filter(|_| self.extension.is_none());
+        Some(elsewhere.unwrap_or(0))
     }
 
     /// Takes over what the peer answered: its block, its identity, its key.

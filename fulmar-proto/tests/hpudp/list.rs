@@ -1,12 +1,8 @@
 //! The list of a daemon, asked for and told (HP-UDP 18.6).
-#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
-
-mod common;
-
 use std::net::SocketAddr;
 
-use common::server::Server;
-use common::{A, B, packet, u32_at, u64_at};
+use crate::common::server::Server;
+use crate::common::{A, B, packet, u32_at, u64_at};
 use fulmar_proto::hpudp::{Command, Event, Failure, Tag};
 use fulmar_proto::{Endpoint as _, Meta};
 

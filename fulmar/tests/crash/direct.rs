@@ -1,10 +1,4 @@
-//! What breaks in the middle: killed processes, full and failing disks, files that change while they are sent. Whatever
-//! happens, a file under its final name is the whole file, and who survives says what happened and ends by itself.
-//!
-//! `CRASH=long` kills 200 times instead of 12.
-#![allow(clippy::unwrap_used)]
-
-mod common;
+//! `send` and `recv`, killed and with bad disks and files that change.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -16,15 +10,15 @@ use std::time::Duration;
 
 use fulmar_proto::sim::Rng;
 
-use common::{
+use crate::common::{
     BINARY, End, Ended, Mount, Receiver, config_home, fulmar, inbox, is_partial, names_in,
     random_file, same, send, skip, wait_for_partial,
 };
+use crate::long;
 
 #[test]
 fn a_kill_at_any_moment_leaves_the_whole_file_or_none() {
-    let long = std::env::var("CRASH").is_ok_and(|value| value == "long");
-    let seeds: Vec<u64> = (0..if long { 200 } else { 12 }).collect();
+    let seeds: Vec<u64> = (0..if long() { 200 } else { 12 }).collect();
     // Whoever survives waits for the other up to ten seconds: let them wait at the same time.
     let mut outcomes = [0; 3];
     for batch in seeds.chunks(12) {

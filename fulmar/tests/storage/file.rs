@@ -1,17 +1,16 @@
 //! Files on a real disk: what may be sent, and rule E11 for what is received.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead as _, BufReader};
 use std::ops::ControlFlow;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::Duration;
 
 use fulmar::file::{CreateError, Directory, FinishError, NameError, Source, SourceError};
 use xxhash_rust::xxh64::xxh64;
+
+use crate::common::{Mount, skip};
 
 // Sources.
 
@@ -292,7 +291,7 @@ fn a_directory_that_cannot_be_written_says_so() {
     let place = tempfile::tempdir().unwrap();
     if rustix::process::geteuid().is_root() {
         // Permissions do not bind root; an immutable file system does.
-        let Some(mount) = Mount::new(place.path(), "size=1m,ro") else {
+        let Some(mount) = Mount::tmpfs(place.path(), "size=1m,ro") else {
             return;
         };
         let directory = Directory::open(place.path()).unwrap();
@@ -314,7 +313,7 @@ fn a_directory_that_cannot_be_written_says_so() {
 #[test]
 fn a_full_disk_is_an_error_and_leaves_nothing() {
     let place = tempfile::tempdir().unwrap();
-    let Some(mount) = Mount::new(place.path(), "size=1m") else {
+    let Some(mount) = Mount::tmpfs(place.path(), "size=1m") else {
         return;
     };
     let directory = Directory::open(place.path()).unwrap();
@@ -348,10 +347,10 @@ fn a_killed_process_leaves_no_wrong_file_under_a_final_name() {
         let mut child = suffer("endless", place.path(), round, None)
             .spawn()
             .unwrap();
-        // Killed somewhere in the first few dozen files, each round later.
-        let mut first = [0];
-        child.stdout.take().unwrap().read_exact(&mut first).unwrap();
-        thread::sleep(Duration::from_micros(731 * round));
+        // Killed at one of the steps of the first few files, each round at a later one.
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let steps = lines.map_while(Result::ok).filter(|line| is_step(line));
+        assert_eq!(steps.take(1 + round as usize).count(), 1 + round as usize);
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -402,7 +401,7 @@ fn a_failed_fsync_is_final() {
 }
 
 /// What one file thread carries. Run with
-/// `cargo test --release -p fulmar --test file -- --ignored --nocapture`.
+/// `cargo test --release -p fulmar --test storage -- --ignored --nocapture measure`.
 #[test]
 #[ignore = "a measurement"]
 fn measure_a_gigabyte() {
@@ -457,12 +456,18 @@ fn sufferer() {
             let quarter = size.div_ceil(4);
             let range = part * quarter..size.min((part + 1) * quarter);
             partial.write_at(range.start as u64, &bytes[range]).unwrap();
+            println!("part {part}");
         }
         println!("finish: {:?}", partial.finish(xxh64(&bytes, 0)));
         if !endless {
             return;
         }
     }
+}
+
+/// Whether a line says that the process has come one step further.
+fn is_step(line: &str) -> bool {
+    line.starts_with("part ") || line.starts_with("finish: ")
 }
 
 fn suffer(role: &str, place: &Path, seed: u64, fault: Option<&str>) -> Command {
@@ -478,51 +483,18 @@ fn suffer(role: &str, place: &Path, seed: u64, fault: Option<&str>) -> Command {
         Command::new(own)
     };
     command
-        .args(["sufferer", "--exact", "--nocapture", "--test-threads=1"])
+        .args([
+            "file::sufferer",
+            "--exact",
+            "--nocapture",
+            "--test-threads=1",
+        ])
         .env("FULMAR_TEST_PLACE", place)
         .env("FULMAR_TEST_SEED", seed.to_string())
         .env("FULMAR_TEST_ROLE", role)
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     command
-}
-
-/// A small file system of its own.
-struct Mount(PathBuf);
-
-impl Mount {
-    fn new(at: &Path, options: &str) -> Option<Self> {
-        let mount = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-            .arg(at)
-            .output();
-        if mount.is_ok_and(|output| output.status.success()) {
-            return Some(Self(at.to_owned()));
-        }
-        skip("mounting a small file system needs root");
-        None
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        assert!(
-            Command::new("umount")
-                .arg("-l")
-                .arg(&self.0)
-                .status()
-                .unwrap()
-                .success()
-        );
-    }
-}
-
-fn skip(why: &str) {
-    assert!(
-        std::env::var_os("FULMAR_REQUIRE_PEERS").is_none(),
-        "{why}, and everything is required"
-    );
-    eprintln!("SKIPPED: {why}");
 }
 
 /// Bytes that differ with every seed and at every length.

@@ -1,14 +1,10 @@
 //! Peers that speak HP-UDP otherwise than we do: written out byte by byte, not with our encoder. And ours among
 //! themselves with the extension off, with the published controller, and with hosts that die and return.
-#![allow(clippy::disallowed_methods)]
-
-mod common;
-
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use common::reference::{Dialect, RefReceiver, RefSender, Role};
-use common::{Host, Pair, kind, link, seed, u64_at};
+use crate::common::reference::{Dialect, RefReceiver, RefSender, Role};
+use crate::common::{Host, Pair, kind, link, seed, u64_at};
 use fulmar_proto::hpudp::{Config, Control, Counter, Failure, Layout, Parity};
 use fulmar_proto::sim::{LinkConfig, Loss, Rng};
 

@@ -2,10 +2,6 @@
 //!
 //! Needs root, `ip` and `/dev/net/tun`; without root it says so and does nothing.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
 use std::fs;
 use std::io::Write;
 use std::net::UdpSocket;
@@ -15,7 +11,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{BINARY, End, Receiver, both_done, fulmar, inbox, random_file, same, skip};
+use crate::common::{BINARY, End, Receiver, both_done, fulmar, inbox, random_file, same, skip};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 #[test]

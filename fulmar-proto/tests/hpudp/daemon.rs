@@ -1,7 +1,5 @@
 //! Pushes, pulls, identities, signed control packets and what a receiver had before, in virtual time (HP-UDP 4.5, 18.7,
 //! 18.8, 19.5).
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -230,5 +228,23 @@ fn no_control_packet_is_refused_between_honest_peers() {
             .endpoints()
             .map(|it| it.counters().get(Counter::Refused));
         assert_eq!(refused.sum::<u64>(), 0, "{via:?}");
+    }
+}
+
+/// A NAT in front of a daemon forwards a port of its own, and the daemon names the one that it knows of (4.5.4).
+#[test]
+fn a_push_stays_with_the_port_that_answered() {
+    for encrypt in [false, true] {
+        let terms = Terms {
+            via: Via::Push,
+            encrypt,
+            ..Terms::default()
+        };
+        let behind = Config {
+            port: 4711,
+            ..daemon()
+        };
+        let (_, flow) = run(Config::default(), behind, 0.0, 9, terms);
+        assert!(arrives(&flow), "{flow:?}");
     }
 }

@@ -1,5 +1,4 @@
 //! The driver on real loopback sockets, with a toy protocol.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -566,7 +565,7 @@ fn the_raw_limit_is_measured() {
 }
 
 /// How close the driver comes to [`driver::raw_limit`], with and without gathering. Run with
-/// `cargo test --release -p fulmar --test driver -- --ignored --nocapture`.
+/// `cargo test --release -p fulmar --test net -- --ignored --nocapture measure`.
 #[test]
 #[ignore = "a measurement"]
 fn measure_a_blast_through_two_drivers() {

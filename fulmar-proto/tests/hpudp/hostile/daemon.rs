@@ -1,226 +1,20 @@
-//! Hostile bytes around pushes, pulls, bundles, identities and lists: each handshake packet lost, repeated or changed,
-//! strangers who forge their address, daemons and receivers that lie.
-#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
-
-mod common;
+//! Strangers who forge their address before a daemon, daemons and receivers that lie.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::duo::{CLIENT, DAEMON, Deal, Duo, MS};
-use common::server::{Server, daemon, host};
-use common::{A, B, kind, packet, u32_at};
 use fulmar_proto::Endpoint as _;
-use fulmar_proto::crypto::{Secret, sha256};
+use fulmar_proto::crypto::Secret;
 use fulmar_proto::hpudp::{Command, Config, Counter, Reason, Tag, Trust, Via, Wish};
 use fulmar_proto::sim::Rng;
 use proptest::prelude::*;
 
-const SECOND: Duration = Duration::from_secs(1);
-const MALLORY: SocketAddr = SocketAddr::new(
-    std::net::IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 66)),
-    666,
-);
-const WAYS: [Via; 3] = [Via::Direct, Via::Push, Via::Pull];
-
-fn v5() -> Config {
-    Config {
-        extensions: false,
-        port: 9000,
-        ..Config::default()
-    }
-}
-
-/// Every way to begin, plain, sealed, and as a bundle.
-fn deals(size: u64) -> Vec<Deal> {
-    let kinds = [(false, false), (true, false), (false, true), (true, true)];
-    let ways = WAYS.into_iter();
-    ways.flat_map(|via| {
-        kinds.map(|(encrypt, bundle)| Deal {
-            via,
-            encrypt,
-            bundle,
-            size,
-            ..Deal::default()
-        })
-    })
-    .collect()
-}
-
-#[test]
-fn any_one_packet_may_be_lost_or_come_twice() {
-    for size in [0, 1, 30_000] {
-        for deal in deals(size) {
-            for old in [false, true] {
-                if old && (deal.bundle || size == 0) {
-                    continue;
-                }
-                for side in [CLIENT, DAEMON] {
-                    for copies in [0, 2] {
-                        for nth in 0..12 {
-                            let server = if old { v5() } else { daemon() };
-                            let mut duo = Duo::new(Config::default(), server, deal.clone());
-                            duo.run(40 * SECOND, |whose, number, _| {
-                                if whose == side && number == nth {
-                                    copies
-                                } else {
-                                    1
-                                }
-                            });
-                            duo.assert_done(&format!(
-                                "packet {nth} of {side} {copies} times, old {old}"
-                            ));
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// One byte of one handshake packet changed, its checksum made right again: whoever demands an identity ends without a
-/// byte out of place, and nobody ends with success and other keys than the peer's.
-#[test]
-fn a_changed_handshake_is_never_a_weaker_session() {
-    let key = Trust::Key(sha256(&host().public()));
-    for via in WAYS {
-        for trust in [Trust::Anyone, key] {
-            for side in [CLIENT, DAEMON] {
-                for at in (1..130).step_by(3) {
-                    let deal = Deal {
-                        via,
-                        trust,
-                        encrypt: true,
-                        size: 3_000,
-                        ..Deal::default()
-                    };
-                    let mut duo = Duo::new(Config::default(), daemon(), deal);
-                    let mut changed = 0;
-                    duo.run(30 * SECOND, |whose, _, bytes| {
-                        let handshake = matches!(bytes[0], 0x00 | 0x07..=0x0a);
-                        if whose == side && handshake && at < bytes.len() {
-                            let was = bytes.clone();
-                            bytes[at] ^= 0x04;
-                            repair_sum(bytes);
-                            changed += u32::from(was != *bytes);
-                        }
-                        1
-                    });
-                    let fine = duo.results == [Some(Ok(())); 2];
-                    assert!(
-                        changed == 0 || !fine,
-                        "{via:?} {trust:?}, byte {at} of {side}"
-                    );
-                    assert_eq!(duo.wrong, 0);
-                }
-            }
-        }
-    }
-}
-
-/// The extension cut off one packet, or off both.
-#[test]
-fn a_stripped_extension_is_refused_by_who_knows_the_peer() {
-    let key = Trust::Key(sha256(&host().public()));
-    for via in WAYS {
-        for (client, server) in [(true, false), (false, true), (true, true)] {
-            for trust in [Trust::Anyone, Trust::AnyKey, key] {
-                let deal = Deal {
-                    via,
-                    trust,
-                    encrypt: true,
-                    size: 3_000,
-                    ..Deal::default()
-                };
-                let mut duo = Duo::new(Config::default(), daemon(), deal);
-                duo.run(40 * SECOND, |whose, _, bytes| {
-                    if (whose == CLIENT && client) || (whose == DAEMON && server) {
-                        strip(bytes);
-                    }
-                    1
-                });
-                let what = format!("{via:?} {trust:?}, client {client}, server {server}");
-                if trust == Trust::Anyone {
-                    // Both sides agree that there is none (then it is v5.0), or they cannot talk.
-                    let fine = duo.results == [Some(Ok(())); 2];
-                    assert!(!fine || client, "{what}");
-                } else {
-                    assert_ne!(duo.results[CLIENT], Some(Ok(())), "{what}");
-                    assert_eq!(duo.bytes, 0, "{what}");
-                }
-            }
-        }
-    }
-}
-
-/// In a session with bound keys, unsigned, reflected and repeated control packets say nothing: what the honest sides say,
-/// and when, is the same.
-#[test]
-fn forged_control_packets_go_unnoticed_in_a_bound_session() {
-    for via in WAYS {
-        let run = |attack: bool| {
-            let deal = Deal {
-                via,
-                encrypt: true,
-                size: 400_000,
-                ..Deal::default()
-            };
-            let mut duo = Duo::new(Config::default(), daemon(), deal);
-            let mut log: [Vec<(Duration, Vec<u8>)>; 2] = Default::default();
-            let start = duo.now;
-            let mut id = 0;
-            let mut heard: Vec<(usize, Duration, Vec<u8>)> = Vec::new();
-            for round in 1..4_000u32 {
-                let at = start + round * 5 * MS - duo.now;
-                let clock = duo.now - start;
-                duo.run(at, |whose, _, bytes| {
-                    id = u32_at(bytes, 1);
-                    log[whose].push((clock, bytes.clone()));
-                    if matches!(bytes[0], 0x03..=0x06) && heard.len() < 200 {
-                        heard.push((whose, clock, bytes.clone()));
-                    }
-                    1
-                });
-                if duo.results.iter().all(Option::is_some) {
-                    break;
-                }
-                // Before the keys are agreed a refusal counts.
-                let agreed = log
-                    .iter()
-                    .flatten()
-                    .any(|(_, bytes)| bytes[0] == kind::HEARTBEAT);
-                if !attack || !agreed {
-                    continue;
-                }
-                for (to, from) in [(CLIENT, B), (DAEMON, A)] {
-                    for reason in [1, 2, 3, 5, 8, 0xf1] {
-                        duo.inject(
-                            to,
-                            from,
-                            &packet(kind::REJECT, id, (0, 0), 1, 0, 0, &[reason]),
-                        );
-                    }
-                    for kind in [kind::COMPLETE, kind::ACK_CLOSE] {
-                        duo.inject(to, from, &packet(kind, id, (0, 0), 0, 0, 0, &[]));
-                    }
-                    // One who copies a packet and overtakes it is believed until it arrives (4.8).
-                    let arrived = (duo.now - start).saturating_sub(40 * MS);
-                    for (whose, _, bytes) in heard.iter().filter(|it| it.1 < arrived) {
-                        // Reflected to who said it. (What was said before and is said again is an old heartbeat.)
-                        if *whose == to {
-                            duo.inject(to, from, bytes);
-                        }
-                        duo.inject(to, MALLORY, bytes);
-                    }
-                }
-            }
-            duo.assert_done(&format!("{via:?}"));
-            log
-        };
-        assert!(run(false) == run(true), "{via:?}: the honest sides noticed");
-    }
-}
+use super::handshake::{WAYS, repair_sum, with_block};
+use super::{MALLORY, SECOND};
+use crate::common::duo::{CLIENT, DAEMON, Deal, Duo, MS};
+use crate::common::server::{Server, daemon};
+use crate::common::{B, kind, packet, seed, u16_at, u32_at};
 
 #[test]
 fn forged_answers_to_a_waiting_client_do_nothing_from_elsewhere() {
@@ -312,14 +106,18 @@ fn a_daemon_that_answers_a_pull_with_something_else_is_refused() {
         duo.inject(CLIENT, SocketAddr::new(B.ip(), 4711), &answer);
         duo.run(SECOND, |_, _, _| 0);
         assert!(matches!(duo.results[CLIENT], Some(Err(_))), "{what}");
-        assert_eq!((duo.bytes, duo.ends[CLIENT].sessions()), (0, 0), "{what}");
+        assert_eq!(
+            (duo.content.bytes(), duo.ends[CLIENT].sessions()),
+            (0, 0),
+            "{what}"
+        );
     }
 }
 
 /// Whatever is said after a PULL_REQ from a forged address, whatever the daemon serves: three bytes for one.
 #[test]
 fn a_spoofed_pull_draws_no_more_than_three_times_its_bytes() {
-    let mut rng = Rng::new(common::seed(1));
+    let mut rng = Rng::new(seed(1));
     let key = Secret::from_bytes([3; 32]).public();
     for round in 0..1_500u32 {
         let size = [0, 1, 1368, 5_000, 1 << 30][rng.below(5) as usize];
@@ -372,7 +170,7 @@ fn floods_lock_no_honest_client_out() {
                 ..Deal::default()
             };
             let mut duo = Duo::new(Config::default(), daemon(), deal);
-            let mut rng = Rng::new(common::seed(1));
+            let mut rng = Rng::new(seed(1));
             let mut most = 0;
             for round in 0..6_000u32 {
                 let from = SocketAddr::from(([198, 18, (round >> 8) as u8, round as u8], 1024));
@@ -389,7 +187,7 @@ fn floods_lock_no_honest_client_out() {
             assert!(most <= 300, "{most} sessions");
             duo.run(30 * SECOND, |_, _, _| 1);
             let honest = duo.results[duo.receiver()];
-            assert_eq!((honest, duo.wrong), (Some(Ok(())), 0), "{via:?}");
+            assert_eq!((honest, duo.content.wrong()), (Some(Ok(())), 0), "{via:?}");
         }
     }
 }
@@ -458,7 +256,7 @@ fn half_open_strangers_are_not_woken_by_a_busy_session() {
 /// A receiver that lies about what it had gets no more than it asked for: no panic, nothing beyond the file, an end.
 #[test]
 fn lies_about_what_was_had_harm_only_the_liar() {
-    let mut rng = Rng::new(common::seed(1));
+    let mut rng = Rng::new(seed(1));
     for round in 0..60 {
         let deal = Deal {
             via: WAYS[round % 3],
@@ -470,7 +268,7 @@ fn lies_about_what_was_had_harm_only_the_liar() {
         let liar = duo.receiver();
         duo.run(60 * SECOND, |whose, number, bytes| {
             if whose == liar && bytes[0] == kind::HEARTBEAT && number % 3 == 0 {
-                let end = 32 + usize::from(common::u16_at(bytes, 21));
+                let end = 32 + usize::from(u16_at(bytes, 21));
                 let block = bytes.split_off(end.min(bytes.len()));
                 if block.len() < 10 {
                     bytes.extend(block);
@@ -493,7 +291,7 @@ fn lies_about_what_was_had_harm_only_the_liar() {
             }
             1
         });
-        assert_eq!(duo.wrong, 0);
+        assert_eq!(duo.content.wrong(), 0);
         duo.run(60 * SECOND, |_, _, _| 1);
         let fine = duo.results[1 - liar] == Some(Ok(()));
         let there = duo.results[liar] == Some(Ok(()));
@@ -609,46 +407,4 @@ fn heartbeat(id: u32, echo: u64, front: u64, holes: u64, reference: bool) -> Vec
     body.extend(order.concat());
     body.extend((0..holes).flat_map(u64::to_be_bytes));
     packet(kind::HEARTBEAT, id, (0, 0), body.len(), 0, 0, &body)
-}
-
-/// The extension block with these fields, and its checksum.
-fn with_block(mut bytes: Vec<u8>, fields: &[u8]) -> Vec<u8> {
-    bytes.extend(b"HPX1");
-    bytes.extend((fields.len() as u16 + 12).to_be_bytes());
-    bytes.extend(fields);
-    bytes.extend([5, 4]);
-    let sum = crc32(&bytes);
-    bytes.extend(sum.to_be_bytes());
-    bytes
-}
-
-/// Where a packet's extension block begins, and where its checksum stands.
-fn block(bytes: &[u8]) -> Option<(usize, usize)> {
-    let at = bytes.windows(4).position(|it| it == b"HPX1")?;
-    let end = at + usize::from(common::u16_at(bytes, at + 4));
-    (end <= bytes.len() && end >= at + 12).then_some((at, end - 4))
-}
-
-fn repair_sum(bytes: &mut [u8]) {
-    if let Some((_, at)) = block(bytes) {
-        let sum = crc32(&bytes[..at]).to_be_bytes();
-        bytes[at..at + 4].copy_from_slice(&sum);
-    }
-}
-
-/// Takes the extension off a handshake packet.
-fn strip(bytes: &mut Vec<u8>) {
-    if matches!(bytes[0], 0x00 | 0x07..=0x0a)
-        && let Some((at, _)) = block(bytes)
-    {
-        bytes.truncate(at);
-    }
-}
-
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |sum, &byte| {
-        (0..8).fold(sum ^ u32::from(byte), |sum, _| {
-            (sum >> 1) ^ (0xedb8_8320 & (sum & 1).wrapping_neg())
-        })
-    })
 }

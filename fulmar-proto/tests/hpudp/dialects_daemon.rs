@@ -1,12 +1,8 @@
 //! Pushes and pulls with peers of the known implementation's lineage, as client and as daemon (3.3-3.5, 4.5, 18.3).
-#![allow(clippy::disallowed_methods)]
-
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::reference::{Dialect, RefReceiver, RefSender, Role};
-use common::{A, B, Host, Pair, kind, link, packet, seed, u32_at};
+use crate::common::reference::{Dialect, RefReceiver, RefSender, Role};
+use crate::common::{A, B, Host, Pair, kind, link, packet, seed, u32_at};
 use fulmar_proto::hpudp::{Command, Config, Counter, Endpoint, Request, Tag, Via};
 use fulmar_proto::sim::Rng;
 use fulmar_proto::{Endpoint as _, Meta};
