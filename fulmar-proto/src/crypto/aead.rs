@@ -85,6 +85,28 @@ impl Sealer {
         self.guard.get_or_insert_default();
     }
 
+    /// Appends `plaintext`, encrypted, and the tag over it and `aad` to `out`; in one pass over the bytes, where copying
+    /// them and sealing the copy takes two.
+    ///
+    /// # Panics
+    /// As [`seal`](Self::seal).
+    pub fn seal_onto(&mut self, nonce: Nonce, aad: &[u8], plaintext: &[u8], out: &mut Vec<u8>) {
+        let start = out.len();
+        out.resize(start + plaintext.len() + TAG, 0);
+        let sealed = self.key.seal_in_place_scatter(
+            nonce.raw(),
+            Aad::from(aad),
+            &mut [],
+            plaintext,
+            &mut out[start..],
+        );
+        sealed.expect("AEAD takes any plaintext below 64 GiB");
+        if let Some(guard) = &mut self.guard {
+            let tag = out.last_chunk().expect("a tag was appended");
+            guard.check(nonce, *tag);
+        }
+    }
+
     /// Encrypts `in_out` in place and returns the tag over it and `aad`, which stays in the clear.
     ///
     /// # Panics
@@ -237,6 +259,9 @@ mod tests {
             let mut packet = plaintext.clone();
             let tag = Sealer::new(suite, key).unwrap().seal(Nonce(nonce), &aad, &mut packet);
             packet.extend(tag);
+            let mut onto = vec![7; 3];
+            Sealer::new(suite, key).unwrap().seal_onto(Nonce(nonce), &aad, &plaintext, &mut onto);
+            prop_assert_eq!(&onto[3..], &packet);
             let opener = Opener::new(suite, key).unwrap();
             let flip = |bytes: &[u8]| {
                 let (mut bytes, bit) = (bytes.to_vec(), bit % (8 * bytes.len()));
@@ -300,6 +325,12 @@ mod tests {
         guarded.guard();
         let first = seal(&mut guarded, STAMP, PLAINTEXT);
         assert_eq!(seal(&mut guarded, STAMP, PLAINTEXT), first);
+        let mut onto = Vec::new();
+        guarded.seal_onto(nonce(), &header(STAMP), PLAINTEXT, &mut onto);
+        assert_eq!(onto, first);
+        let mut changed_onto =
+            || guarded.seal_onto(nonce(), &header(STAMP), b"other", &mut Vec::new());
+        assert!(catch_unwind(AssertUnwindSafe(&mut changed_onto)).is_err());
         let mut stamped_anew = || seal(&mut guarded, STAMP + 50_000_000, PLAINTEXT);
         assert!(catch_unwind(AssertUnwindSafe(&mut stamped_anew)).is_err());
         let mut changed = || seal(&mut guarded, STAMP, b"other bytes under the same nonce");

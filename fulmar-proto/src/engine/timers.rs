@@ -12,6 +12,8 @@ use std::time::Instant;
 #[derive(Clone)]
 pub struct Timers<T> {
     due: Box<[Option<Instant>]>,
+    /// The one due first: asked for with every packet, changed by few.
+    first: Option<(Instant, usize)>,
     kinds: PhantomData<T>,
 }
 
@@ -27,18 +29,29 @@ impl<T: TimerKind> Timers<T> {
         );
         Self {
             due: vec![None; T::COUNT].into_boxed_slice(),
+            first: None,
             kinds: PhantomData,
         }
     }
 
     /// Starts a timer, or moves it.
     pub fn set(&mut self, kind: T, at: Instant) {
-        self.due[kind.index()] = Some(at);
+        let index = kind.index();
+        self.due[index] = Some(at);
+        match self.first {
+            Some((_, first)) if first == index => self.seek(),
+            Some(first) if first < (at, index) => {}
+            Some(_) | None => self.first = Some((at, index)),
+        }
     }
 
     /// Stops a timer, if it runs.
     pub fn stop(&mut self, kind: T) {
-        self.due[kind.index()] = None;
+        let index = kind.index();
+        self.due[index] = None;
+        if self.first.is_some_and(|(_, first)| first == index) {
+            self.seek();
+        }
     }
 
     /// Whether a timer runs.
@@ -53,16 +66,24 @@ impl<T: TimerKind> Timers<T> {
 
     /// Whether a timer is due at `now`; if so it is stopped, so each setting is reported once.
     pub fn expire(&mut self, kind: T, now: Instant) -> bool {
-        let slot = &mut self.due[kind.index()];
-        slot.take_if(|at| *at <= now).is_some()
+        let due = self.when(kind).is_some_and(|at| at <= now);
+        if due {
+            self.stop(kind);
+        }
+        due
     }
 
     /// The timer due first; of several at one instant the first of [`TimerKind::ALL`].
     pub fn next(&self) -> Option<(Instant, T)> {
-        let running = T::ALL
-            .iter()
-            .filter_map(|&kind| Some((self.when(kind)?, kind)));
-        running.min_by_key(|&(at, _)| at)
+        self.first.map(|(at, index)| (at, T::ALL[index]))
+    }
+
+    /// Finds the first anew.
+    fn seek(&mut self) {
+        let running = self.due.iter().enumerate();
+        self.first = running
+            .filter_map(|(index, at)| Some(((*at)?, index)))
+            .min();
     }
 }
 
@@ -99,10 +120,10 @@ impl<Id: Copy + Ord> Deadlines<Id> {
 
     /// Gives `id` its deadline, in place of the one it had.
     pub fn set(&mut self, id: Id, at: Instant) {
-        match self.due.insert(id, at) {
-            Some(before) if before == at => return,
-            Some(before) => _ = self.order.remove(&(before, id)),
-            None => {}
+        match self.due.get_mut(&id) {
+            Some(before) if *before == at => return,
+            Some(before) => _ = self.order.remove(&(std::mem::replace(before, at), id)),
+            None => _ = self.due.insert(id, at),
         }
         self.order.insert((at, id));
     }
@@ -195,6 +216,49 @@ mod tests {
         );
         timers.set(Kind::Probe, now + MS);
         assert_eq!(timers.next(), Some((now + MS, Kind::Probe)));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Move {
+        Set(Kind, u32),
+        Stop(Kind),
+        Expire(Kind, u32),
+    }
+
+    fn timer_move() -> impl Strategy<Value = Move> {
+        let kind = || prop::sample::select(Kind::ALL);
+        prop_oneof![
+            3 => (kind(), 0..6_u32).prop_map(|(kind, at)| Move::Set(kind, at)),
+            1 => kind().prop_map(Move::Stop),
+            2 => (kind(), 0..6_u32).prop_map(|(kind, now)| Move::Expire(kind, now)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_first_is_the_least_of_all(moves in prop::collection::vec(timer_move(), 1..60)) {
+            let start = Instant::now();
+            let (mut timers, mut twin) = (Timers::new(), [None; Kind::COUNT]);
+            for step in moves {
+                match step {
+                    Move::Set(kind, at) => {
+                        timers.set(kind, start + MS * at);
+                        twin[kind.index()] = Some(at);
+                    }
+                    Move::Stop(kind) => {
+                        timers.stop(kind);
+                        twin[kind.index()] = None;
+                    }
+                    Move::Expire(kind, now) => {
+                        let due = twin[kind.index()].take_if(|at| *at <= now).is_some();
+                        prop_assert_eq!(timers.expire(kind, start + MS * now), due);
+                    }
+                }
+                let running = Kind::ALL.iter().filter_map(|kind| Some((twin[kind.index()]?, *kind)));
+                let first = running.min_by_key(|(at, _)| *at);
+                prop_assert_eq!(timers.next(), first.map(|(at, kind)| (start + MS * at, kind)));
+            }
+        }
     }
 
     #[derive(Clone, Debug)]

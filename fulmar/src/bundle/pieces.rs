@@ -27,6 +27,8 @@ pub struct Pieces {
 #[derive(Debug)]
 pub struct PieceHasher {
     hasher: blake3::Hasher,
+    /// What came behind the last whole stride: from anywhere else, fewer chunks are hashed side by side.
+    tail: Vec<u8>,
     only: bool,
 }
 
@@ -117,17 +119,31 @@ impl PieceHasher {
         hasher.set_input_offset(piece * PIECE);
         Self {
             hasher,
+            tail: Vec::new(),
             only: len <= PIECE,
         }
     }
 
     /// Takes the next bytes, of the piece and of no other.
-    pub fn update(&mut self, bytes: &[u8]) {
-        self.hasher.update(bytes);
+    pub fn update(&mut self, mut bytes: &[u8]) {
+        if !self.tail.is_empty() {
+            let (part, rest) = bytes.split_at(bytes.len().min(STRIDE - self.tail.len()));
+            self.tail.extend_from_slice(part);
+            bytes = rest;
+            if self.tail.len() < STRIDE {
+                return;
+            }
+            self.hasher.update(&self.tail);
+            self.tail.clear();
+        }
+        let (whole, tail) = bytes.split_at(bytes.len() / STRIDE * STRIDE);
+        self.hasher.update(whole);
+        self.tail.extend_from_slice(tail);
     }
 
     /// The value, once all bytes of the piece are in; at least one.
-    pub fn finish(&self) -> Value {
+    pub fn finish(mut self) -> Value {
+        self.hasher.update(&self.tail);
         if self.only {
             *self.hasher.finalize().as_bytes()
         } else {
@@ -151,6 +167,8 @@ fn left(leaves: u64) -> u64 {
     1 << (leaves - 1).ilog2()
 }
 
+/// Chunks of 1 KiB that the widest processors hash side by side.
+const STRIDE: usize = 16 << 10;
 /// Bytes of a piece; only the last one is shorter (bundle 4.1).
 pub const PIECE: u64 = 1 << 20;
 

@@ -371,7 +371,7 @@ impl Report {
 }
 
 impl Shared {
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         if self.asleep.load(SeqCst) && self.asleep.swap(false, SeqCst) {
             self.poller
                 .notify()

@@ -6,7 +6,6 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
@@ -17,6 +16,7 @@ use fulmar_proto::engine::Bitrate;
 use polling::Poller;
 
 use super::GATHER_BULK;
+use super::port::exact_naps;
 use super::socket::{Inbox, Socket};
 use super::stats::{Counters, Stats};
 
@@ -50,7 +50,7 @@ impl RawLimit {
 /// If sockets or threads cannot be had, or nothing arrives at all.
 pub fn raw_limit(duration: Duration) -> io::Result<RawLimit> {
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let mut sender = Socket::bind(loopback)?;
+    let sender = Socket::bind(loopback)?;
     let mut receiver = Socket::bind(loopback)?;
     let to = receiver.local_addr();
     let segments = sender.max_segments();
@@ -63,7 +63,7 @@ pub fn raw_limit(duration: Duration) -> io::Result<RawLimit> {
         move || receive(&receiver, &poller, &over)
     })?;
     let start = Instant::now();
-    let sent = blast(&mut sender, to, segments, duration);
+    let sent = blast(&sender, to, segments, duration);
     over.store(true, Relaxed);
     let received = receiving
         .join()
@@ -82,7 +82,7 @@ pub fn raw_limit(duration: Duration) -> io::Result<RawLimit> {
     })
 }
 
-fn blast(socket: &mut Socket, to: SocketAddr, segments: usize, duration: Duration) -> Stats {
+fn blast(socket: &Socket, to: SocketAddr, segments: usize, duration: Duration) -> Stats {
     let counters = Counters::default();
     let bytes = vec![0xa5; segments * DATAGRAM];
     let transmit = Transmit {
@@ -102,7 +102,7 @@ fn blast(socket: &mut Socket, to: SocketAddr, segments: usize, duration: Duratio
 }
 
 fn receive(socket: &Socket, poller: &Poller, over: &AtomicBool) -> io::Result<Stats> {
-    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+    exact_naps();
     let counters = Counters::default();
     let mut inbox = Inbox::new();
     let mut ready = polling::Events::new();

@@ -15,6 +15,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use fulmar_proto::{Ecn, Meta, Transmit};
 use polling::{Event, PollMode, Poller};
@@ -37,7 +38,7 @@ pub struct Socket {
     granted: Buffers,
     dscp: Dscp,
     /// Most segments a send may have; 1 once the kernel has refused to segment.
-    segments: usize,
+    segments: AtomicUsize,
     watched: Option<Arc<Poller>>,
 }
 
@@ -121,7 +122,7 @@ impl Socket {
             dual,
             granted,
             dscp: Dscp::default(),
-            segments,
+            segments: segments.into(),
             watched: None,
         })
     }
@@ -160,12 +161,12 @@ impl Socket {
 
     /// Most equal datagrams one send may carry; 1 where the kernel does not segment.
     pub(super) fn max_segments(&self) -> usize {
-        self.segments
+        self.segments.load(Relaxed)
     }
 
     /// Sends `bytes` from `*sent` on as `transmit` says and moves `*sent` past what needs no second try.
     pub(super) fn send(
-        &mut self,
+        &self,
         transmit: &Transmit,
         bytes: &[u8],
         sent: &mut usize,
@@ -175,7 +176,7 @@ impl Socket {
             .segment
             .unwrap_or(bytes.len())
             .clamp(1, bytes.len().max(1));
-        let whole = *sent == 0 && stride < bytes.len() && self.segments > 1;
+        let whole = *sent == 0 && stride < bytes.len() && self.max_segments() > 1;
         if whole {
             match self.try_send(transmit, bytes, Some(stride)) {
                 Ok(()) => {
@@ -202,7 +203,7 @@ impl Socket {
                         // Each alone, but not all at once: segmentation is at fault. Had the datagrams failed too,
                         // the address would be, and no peer may slow down the whole socket with an address that
                         // cannot be answered.
-                        self.segments = 1;
+                        self.segments.store(1, Relaxed);
                     }
                 }
                 Err(Trouble::Full) => return Flow::Blocked,
@@ -634,7 +635,7 @@ mod tests {
 
     #[test]
     fn a_datagram_leaves_from_the_address_that_is_asked_for() {
-        let mut socket = Socket::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))).unwrap();
+        let socket = Socket::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))).unwrap();
         let receiver = listener(Ipv4Addr::LOCALHOST.into());
         let to = receiver.local_addr().unwrap().as_socket().unwrap();
         let from = IpAddr::from([127, 0, 0, 77]);
@@ -668,7 +669,7 @@ mod tests {
             Socket::bind_group(SocketAddr::new(bind, at.port()), 2, 1).unwrap_err();
             let counters = Counters::default();
             for number in [0_u32, 1, 2, 3, 77, u32::MAX] {
-                let mut from = Socket::bind(SocketAddr::new(to, 0)).unwrap();
+                let from = Socket::bind(SocketAddr::new(to, 0)).unwrap();
                 let datagram = [&[7][..], &number.to_be_bytes(), b"rest"].concat();
                 let bytes = datagram.repeat(4);
                 let transmit = Transmit {

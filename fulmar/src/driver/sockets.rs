@@ -54,7 +54,7 @@ impl Sockets {
     /// Sends as [`Socket::send`] does, by the socket that `transmit` names. One that is not there loses it, as the
     /// network would.
     pub(super) fn send(
-        &mut self,
+        &self,
         transmit: &Transmit,
         bytes: &[u8],
         sent: &mut usize,
@@ -102,10 +102,10 @@ impl Sockets {
         std::iter::once(&self.first).chain(&self.more)
     }
 
-    fn get(&mut self, at: usize) -> Option<&mut Socket> {
+    fn get(&self, at: usize) -> Option<&Socket> {
         match at.checked_sub(1) {
-            None => Some(&mut self.first),
-            Some(at) => self.more.get_mut(at),
+            None => Some(&self.first),
+            Some(at) => self.more.get(at),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a driver has counted: [`Stats`].
 //!
-//! The driver's thread writes, any thread reads; figures are each exact, but not taken at one instant. It does *not*
+//! The driver's threads write, any thread reads; figures are each exact, but not taken at one instant. It does *not*
 //! count anything of a protocol.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -61,15 +61,14 @@ impl Stats {
     }
 }
 
-/// One counter, written by one thread.
+/// One counter.
 #[derive(Debug, Default)]
 pub(super) struct Counter(AtomicU64);
 
 impl Counter {
     pub(super) fn add(&self, n: usize) {
-        // One writer: a plain load and store do, without a locked instruction.
-        self.0
-            .store(self.0.load(Relaxed).wrapping_add(n as u64), Relaxed);
+        // Counted once a batch or a turn, so that it may be done from any thread.
+        self.0.fetch_add(n as u64, Relaxed);
     }
 
     fn get(&self) -> u64 {

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fulmar::driver::{self, Handle, NoEvent, NotTaken, Options, Socket, Stats, Stopped};
+use fulmar_proto::crypto::{Nonce, Sealer, Suite};
 use fulmar_proto::{Ecn, Endpoint, Meta, Transmit};
 
 /// Sends what it is told, reports what it gets, and numbers events on demand.
@@ -99,6 +100,7 @@ impl Endpoint for Toy {
         let (to, from_ip, bytes, segment) = self.queue.pop_front()?;
         buf.extend_from_slice(&bytes);
         Some(Transmit {
+            socket: 0,
             to,
             socket: self.socket,
             from_ip,
@@ -133,9 +135,29 @@ fn loopback() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
+/// Its driver makes the system calls, so that what was sent is counted when the next event comes.
 fn toy(at: SocketAddr) -> Handle<Toy> {
-    driver::spawn(Socket::bind(at).unwrap(), Toy::default()).unwrap()
+    toy_with(at, Toy::default(), OWN)
 }
+
+fn toy_with(at: SocketAddr, toy: Toy, options: Options) -> Handle<Toy> {
+    driver::spawn_with(Socket::bind(at).unwrap(), toy, options).unwrap()
+}
+
+/// System calls by the loop, and by threads of their own, whatever this machine has.
+const WAYS: [Options; 2] = [
+    OWN,
+    Options {
+        offload: true,
+        ..OWN
+    },
+];
+const OWN: Options = Options {
+    commands: 256,
+    events: 256,
+    gather: Duration::ZERO,
+    offload: false,
+};
 
 fn next(handle: &Handle<Toy>) -> Told {
     handle
@@ -198,38 +220,66 @@ fn several_sockets_are_told_apart_in_and_out() {
 
 #[test]
 fn a_datagram_goes_out_and_comes_back() {
-    let near = toy(loopback());
-    let far = driver::spawn(
-        Socket::bind(loopback()).unwrap(),
-        Toy {
+    for way in WAYS {
+        let near = toy(loopback());
+        let echo = Toy {
             echo: true,
             ..Toy::default()
-        },
-    )
-    .unwrap();
-    for round in 0..200u32 {
-        near.command(send(far.local_addr(), &round.to_be_bytes()))
-            .unwrap();
-        let Told::Got {
-            from,
-            to_ip,
-            ecn,
-            bytes,
-        } = next(&near)
-        else {
-            panic!("not a datagram")
         };
-        assert_eq!(bytes, round.to_be_bytes());
-        assert_eq!(
-            (from, to_ip),
-            (far.local_addr(), Some(Ipv4Addr::LOCALHOST.into()))
-        );
-        assert_eq!(ecn, Some(Ecn::Ect0));
+        let far = toy_with(loopback(), echo, way);
+        for round in 0..200u32 {
+            near.command(send(far.local_addr(), &round.to_be_bytes()))
+                .unwrap();
+            let Told::Got {
+                from,
+                to_ip,
+                ecn,
+                bytes,
+            } = next(&near)
+            else {
+                panic!("not a datagram")
+            };
+            assert_eq!(bytes, round.to_be_bytes());
+            assert_eq!(
+                (from, to_ip),
+                (far.local_addr(), Some(Ipv4Addr::LOCALHOST.into()))
+            );
+            assert_eq!(ecn, Some(Ecn::Ect0));
+        }
+        let stats = settled(&near);
+        assert_eq!((stats.datagrams_out, stats.datagrams_in), (200, 200));
+        assert_eq!((stats.bytes_out, stats.bytes_in), (800, 800));
+        assert_eq!(near.close().commands, 201, "200 sends and one to settle");
     }
-    let stats = settled(&near);
-    assert_eq!((stats.datagrams_out, stats.datagrams_in), (200, 200));
-    assert_eq!((stats.bytes_out, stats.bytes_in), (800, 800));
-    assert_eq!(near.close().commands, 201, "200 sends and one to settle");
+}
+
+/// Many batches from one offloaded driver to another, in order and whole, and both know how many.
+#[test]
+fn offloaded_drivers_lose_and_reorder_nothing() {
+    let [_, way] = WAYS;
+    let near = toy_with(loopback(), Toy::default(), way.clone());
+    let far = toy_with(loopback(), Toy::default(), way);
+    let to = far.local_addr();
+    for round in 0..300u32 {
+        let bytes = (0..30).flat_map(|i| (round * 30 + i).to_be_bytes());
+        near.command(Ask::Send {
+            to,
+            from_ip: None,
+            bytes: bytes.collect(),
+            segment: Some(4),
+        })
+        .unwrap();
+        for i in 0..30 {
+            let Told::Got { bytes, .. } = next(&far) else {
+                panic!("not a datagram")
+            };
+            assert_eq!(bytes, (round * 30 + i).to_be_bytes());
+        }
+    }
+    assert_eq!(far.stats().datagrams_in, 9_000);
+    let watcher = near.watcher();
+    near.close();
+    assert_eq!(watcher.stats().datagrams_out, 9_000);
 }
 
 #[test]
@@ -301,7 +351,7 @@ fn an_address_that_cannot_be_used_does_not_cost_segmentation() {
         eprintln!("SKIPPED: no IPv6 on this machine");
         return;
     };
-    let near = driver::spawn(socket, Toy::default()).unwrap();
+    let near = driver::spawn_with(socket, Toy::default(), OWN).unwrap();
     let far = toy((Ipv6Addr::LOCALHOST, 0).into());
     let elsewhere = Some("2001:db8::1".parse().unwrap());
     let to = far.local_addr();
@@ -399,44 +449,48 @@ fn unreachable_peers_and_closed_ports_are_never_fatal() {
 
 #[test]
 fn a_full_event_channel_loses_nothing_and_stops_nothing() {
-    let options = Options {
-        events: 8,
-        commands: 4,
-        ..Options::default()
-    };
-    let near =
-        driver::spawn_with(Socket::bind(loopback()).unwrap(), Toy::default(), options).unwrap();
-    let far = toy(loopback());
-    near.command(Ask::Number(5_000)).unwrap();
-    // The channel is full and nobody reads, but commands and datagrams flow.
-    for round in 0..100u8 {
-        near.command(send(far.local_addr(), &[round])).unwrap();
-        let Told::Got { bytes, .. } = next(&far) else {
-            panic!("not a datagram")
+    for way in WAYS {
+        let options = Options {
+            events: 8,
+            commands: 4,
+            ..way
         };
-        assert_eq!(bytes, [round]);
-    }
-    for expected in 0..5_000 {
-        if expected % 1000 == 0 {
-            thread::sleep(Duration::from_millis(2));
+        let near =
+            driver::spawn_with(Socket::bind(loopback()).unwrap(), Toy::default(), options).unwrap();
+        let far = toy(loopback());
+        near.command(Ask::Number(5_000)).unwrap();
+        // The channel is full and nobody reads, but commands and datagrams flow.
+        for round in 0..100u8 {
+            near.command(send(far.local_addr(), &[round])).unwrap();
+            let Told::Got { bytes, .. } = next(&far) else {
+                panic!("not a datagram")
+            };
+            assert_eq!(bytes, [round]);
         }
-        assert_eq!(next(&near), Told::Number(expected));
+        for expected in 0..5_000 {
+            if expected % 1000 == 0 {
+                thread::sleep(Duration::from_millis(2));
+            }
+            assert_eq!(next(&near), Told::Number(expected));
+        }
+        let stats = near.stats();
+        assert!(stats.stalls > 0);
+        assert!(stats.turns < 20_000, "the driver turned idly: {stats:?}");
     }
-    let stats = near.stats();
-    assert!(stats.stalls > 0);
-    assert!(stats.turns < 20_000, "the driver turned idly: {stats:?}");
 }
 
 #[test]
 fn an_idle_driver_sleeps() {
-    let near = toy(loopback());
-    near.command(Ask::Number(300)).unwrap();
-    for _ in 0..300 {
-        next(&near);
+    for way in WAYS {
+        let near = toy_with(loopback(), Toy::default(), way);
+        near.command(Ask::Number(300)).unwrap();
+        for _ in 0..300 {
+            next(&near);
+        }
+        let before = near.stats().turns;
+        thread::sleep(Duration::from_millis(50));
+        assert!(near.stats().turns - before < 10, "{:?}", near.stats());
     }
-    let before = near.stats().turns;
-    thread::sleep(Duration::from_millis(50));
-    assert!(near.stats().turns - before < 10, "{:?}", near.stats());
 }
 
 #[test]
@@ -451,64 +505,72 @@ fn timers_fire() {
 
 #[test]
 fn no_wake_up_is_lost_between_threads() {
-    // A lost one hangs this test: every command waits for an answer, and both channels hold one item.
-    let options = Options {
-        events: 1,
-        commands: 1,
-        ..Options::default()
-    };
-    let near =
-        driver::spawn_with(Socket::bind(loopback()).unwrap(), Toy::default(), options).unwrap();
-    thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                for _ in 0..3_000 {
-                    near.command(Ask::Number(1)).unwrap();
-                    assert!(matches!(next(&near), Told::Number(_)));
-                }
-            });
-        }
-    });
-    assert_eq!(near.close().commands, 9_000);
+    for way in WAYS {
+        // A lost one hangs this test: every command waits for an answer, and both channels hold one item.
+        let options = Options {
+            events: 1,
+            commands: 1,
+            ..way
+        };
+        let near =
+            driver::spawn_with(Socket::bind(loopback()).unwrap(), Toy::default(), options).unwrap();
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..3_000 {
+                        near.command(Ask::Number(1)).unwrap();
+                        assert!(matches!(next(&near), Told::Number(_)));
+                    }
+                });
+            }
+        });
+        assert_eq!(near.close().commands, 9_000);
+    }
 }
 
 #[test]
 fn closing_handles_what_was_asked_and_ends_all_handles() {
-    let near = toy(loopback());
-    let far = toy(loopback());
-    let (commands, events) = (near.commands().clone(), near.events().clone());
-    near.command(send(far.local_addr(), b"last words")).unwrap();
-    assert_eq!(near.close().commands, 1);
-    let Told::Got { bytes, .. } = next(&far) else {
-        panic!("not a datagram")
-    };
-    assert_eq!(bytes, b"last words");
-    assert_eq!(commands.send(Ask::Nothing), Err(Stopped));
-    assert!(matches!(
-        commands.try_send(Ask::Nothing),
-        Err(NotTaken::Stopped(Ask::Nothing))
-    ));
-    assert_eq!(events.recv(), Err(Stopped));
-    assert_eq!(events.try_recv(), Err(NoEvent::Stopped));
+    for way in WAYS {
+        let near = toy_with(loopback(), Toy::default(), way);
+        let far = toy(loopback());
+        let (commands, events) = (near.commands().clone(), near.events().clone());
+        near.command(send(far.local_addr(), b"last words")).unwrap();
+        assert_eq!(near.close().commands, 1);
+        let Told::Got { bytes, .. } = next(&far) else {
+            panic!("not a datagram")
+        };
+        assert_eq!(bytes, b"last words");
+        assert_eq!(commands.send(Ask::Nothing), Err(Stopped));
+        assert!(matches!(
+            commands.try_send(Ask::Nothing),
+            Err(NotTaken::Stopped(Ask::Nothing))
+        ));
+        assert_eq!(events.recv(), Err(Stopped));
+        assert_eq!(events.try_recv(), Err(NoEvent::Stopped));
+    }
 }
 
 #[test]
 fn dropping_frees_the_port() {
-    let near = toy(loopback());
-    let at = near.local_addr();
-    assert!(UdpSocket::bind(at).is_err());
-    drop(near);
-    UdpSocket::bind(at).unwrap();
+    for way in WAYS {
+        let near = toy_with(loopback(), Toy::default(), way);
+        let at = near.local_addr();
+        assert!(UdpSocket::bind(at).is_err());
+        drop(near);
+        UdpSocket::bind(at).unwrap();
+    }
 }
 
 #[test]
 fn a_panic_of_the_endpoint_reaches_whoever_closes() {
-    let near = toy(loopback());
-    near.command(Ask::Panic).unwrap();
-    assert_eq!(near.events().recv(), Err(Stopped));
-    let panic =
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| near.close())).unwrap_err();
-    assert_eq!(panic.downcast_ref::<&str>(), Some(&"told to"));
+    for way in WAYS {
+        let near = toy_with(loopback(), Toy::default(), way);
+        near.command(Ask::Panic).unwrap();
+        assert_eq!(near.events().recv(), Err(Stopped));
+        let panic =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| near.close())).unwrap_err();
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&"told to"));
+    }
 }
 
 #[test]
@@ -591,6 +653,81 @@ fn measure_a_blast_through_two_drivers() {
                 );
             }
         }
+    }
+}
+
+/// What threads for the system calls gain one side: a loop that seals every packet sends to a socket that nobody reads.
+#[test]
+#[ignore = "a measurement"]
+fn measure_a_sealing_sender_alone() {
+    let sink = UdpSocket::bind(loopback()).unwrap();
+    let to = sink.local_addr().unwrap();
+    for _ in 0..5 {
+        for options in WAYS {
+            let way = if options.offload { "offloaded" } else { "own" };
+            let sealing = Sealing {
+                to,
+                sealer: Sealer::new(Suite::Aes128Gcm, &[7; 16]).unwrap(),
+                plaintext: vec![7; 24 * 100 * 1352],
+                sealed: 0,
+            };
+            let near =
+                driver::spawn_with(Socket::bind(loopback()).unwrap(), sealing, options).unwrap();
+            let (before, begin) = (near.stats(), Instant::now());
+            thread::sleep(Duration::from_secs(1));
+            let (after, elapsed) = (near.stats(), begin.elapsed().as_secs_f64());
+            let bytes = (after.bytes_out - before.bytes_out) as f64;
+            println!("{way:>9}: {:.2} Gbit/s", bytes * 8e-9 / elapsed);
+        }
+    }
+}
+
+/// Full batches of sealed packets, as fast as it can, forever.
+#[derive(Debug)]
+struct Sealing {
+    to: SocketAddr,
+    sealer: Sealer,
+    plaintext: Vec<u8>,
+    sealed: u64,
+}
+
+impl Endpoint for Sealing {
+    type Command = ();
+    type Event = ();
+
+    fn handle_datagram(&mut self, _: Instant, _: Meta, _: &mut [u8]) {}
+
+    fn handle_timeout(&mut self, _: Instant) {}
+
+    fn handle_command(&mut self, _: Instant, (): ()) {}
+
+    fn poll_transmit(&mut self, _: Instant, max: usize, buf: &mut Vec<u8>) -> Option<Transmit> {
+        for _ in 0..max {
+            let chunks = self.plaintext.len() / 1352;
+            let at = (self.sealed % chunks as u64) as usize * 1352;
+            let head = [3; 32];
+            let mut nonce = Nonce([0; 12]);
+            nonce.0[..8].copy_from_slice(&self.sealed.to_be_bytes());
+            buf.extend_from_slice(&head);
+            let plaintext = &self.plaintext[at..at + 1352];
+            self.sealer.seal_onto(nonce, &head, plaintext, buf);
+            self.sealed += 1;
+        }
+        Some(Transmit {
+            to: self.to,
+            from_ip: None,
+            ecn: None,
+            len: buf.len(),
+            segment: Some(1400),
+        })
+    }
+
+    fn poll_event(&mut self) -> Option<()> {
+        None
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        Some(long_ago())
     }
 }
 

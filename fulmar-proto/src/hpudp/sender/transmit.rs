@@ -424,11 +424,9 @@ fn append(mut header: Header, payload: &[u8], sealer: Option<&mut Sealer>, buf: 
     }
     let head = header.encode();
     buf.extend_from_slice(&head);
-    let start = buf.len();
-    buf.extend_from_slice(payload);
-    if let Some(sealer) = sealer {
-        let tag = sealer.seal(keys::nonce(&header), &head, &mut buf[start..]);
-        buf.extend_from_slice(&tag);
+    match sealer {
+        Some(sealer) => sealer.seal_onto(keys::nonce(&header), &head, payload, buf),
+        None => buf.extend_from_slice(payload),
     }
 }
 
