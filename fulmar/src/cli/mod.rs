@@ -72,7 +72,7 @@ enum Verb {
     Sim(sim::Protocol),
     /// Send a real file across a bad link on this machine
     Demo(demo::Options),
-    /// Compare with TCP, scp and rsync over loopback
+    /// Compare with TCP, QUIC, scp and rsync over loopback
     Bench(bench::Options),
 }
 

@@ -50,18 +50,26 @@ pub struct Options {
     /// endpoint's next deadline. Zero reads at once; bulk receivers take [`GATHER_BULK`].
     pub gather: Duration,
     /// Whether two threads beside the loop make the system calls of the socket, so that sealing, opening and coding
-    /// have a processor to themselves. By default they do where there are four processors: two for these, one
+    /// have a processor to themselves. By default they do where each driver has four processors: two for these, one
     /// for the loop, one for files.
     pub offload: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
+        Self::among(1)
+    }
+}
+
+impl Options {
+    /// For one of `drivers` that share the processors.
+    pub fn among(drivers: usize) -> Self {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
         Self {
             commands: 256,
             events: 256,
             gather: Duration::ZERO,
-            offload: thread::available_parallelism().is_ok_and(|count| count.get() >= PROCESSORS),
+            offload: processors >= drivers.saturating_mul(PROCESSORS),
         }
     }
 }
@@ -280,7 +288,7 @@ impl<E: Endpoint> Driver<E> {
 /// The nap of a bulk receiver: on loopback it lifts about 35 Gbit/s to 47, because many wake-ups become one, and it
 /// costs 50 us of a round trip.
 pub const GATHER_BULK: Duration = Duration::from_micros(50);
-/// From so many processors on, system calls have threads of their own.
+/// From so many processors for each driver on, system calls have threads of their own.
 const PROCESSORS: usize = 4;
 /// Commands handled before the socket is looked at again.
 const COMMANDS_A_TURN: usize = 64;

@@ -72,7 +72,7 @@ pub fn get(
         wanted: BUFFER_WANTED,
     });
     let more = further(here, options.config.sockets, options.dscp)?;
-    let handle = spawn_bulk(socket, more, here, options.config.clone())?;
+    let handle = spawn_bulk(socket, more, here, options.config.clone(), 1)?;
     let mut receiving = Receiving::new(&handle, &directory, Accepts::default(), observer);
     let mut outcome = Ok(());
     let mut told = false;

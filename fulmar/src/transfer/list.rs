@@ -30,7 +30,7 @@ pub fn list(options: &GetOptions) -> Result<Vec<Listed>, TransferError> {
     let peer = options.from;
     let here = any_port(peer);
     let socket = bind(here, options.dscp)?;
-    let handle = spawn_bulk(socket, Vec::new(), here, options.config.clone())?;
+    let handle = spawn_bulk(socket, Vec::new(), here, options.config.clone(), 1)?;
     let attempt = Attempt {
         side: Side::List,
         name: String::new(),

@@ -272,12 +272,13 @@ fn counted(manifest: &Manifest) -> u64 {
         .count() as u64
 }
 
-/// An endpoint whose driver lets arrivals gather, for who receives in bulk.
+/// An endpoint whose driver, one of `drivers`, lets arrivals gather, for who receives in bulk.
 fn spawn_bulk(
     socket: Socket,
     more: Vec<Socket>,
     at: SocketAddr,
     mut config: Config,
+    drivers: usize,
 ) -> Result<Handle<hpudp::Endpoint>, TransferError> {
     config.sockets = u8::try_from(1 + more.len()).unwrap_or(u8::MAX);
     if config.socket_datagrams == 0 {
@@ -285,7 +286,7 @@ fn spawn_bulk(
     }
     let bulk = driver::Options {
         gather: GATHER_BULK,
-        ..driver::Options::default()
+        ..driver::Options::among(drivers)
     };
     driver::spawn_over(socket, more, hpudp::Endpoint::new(config, seed()?), bulk)
         .map_err(|error| TransferError::socket(at, error))

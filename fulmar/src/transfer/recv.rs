@@ -79,7 +79,7 @@ impl Receiver {
     ) -> Result<Self, TransferError> {
         let opened = open_directory(directory)?;
         let socket = bind(listen, options.dscp)?;
-        let handle = spawn_bulk(socket, Vec::new(), listen, options.config.clone())?;
+        let handle = spawn_bulk(socket, Vec::new(), listen, options.config.clone(), 1)?;
         sweep(&opened);
         Ok(Self {
             handle,

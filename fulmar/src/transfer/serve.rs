@@ -88,7 +88,7 @@ impl Server {
             let mut config = options.config.clone();
             config.port = socket.local_addr().port();
             config.sessions = config.sessions.div_ceil(count);
-            spawn_bulk(socket, Vec::new(), listen, config)
+            spawn_bulk(socket, Vec::new(), listen, config, count)
         };
         let handle = spawn(sockets.next().expect("at least one was bound"))?;
         let others = sockets.map(spawn).collect::<Result<_, _>>()?;

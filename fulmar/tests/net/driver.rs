@@ -100,7 +100,6 @@ impl Endpoint for Toy {
         let (to, from_ip, bytes, segment) = self.queue.pop_front()?;
         buf.extend_from_slice(&bytes);
         Some(Transmit {
-            socket: 0,
             to,
             socket: self.socket,
             from_ip,
@@ -714,6 +713,7 @@ impl Endpoint for Sealing {
             self.sealed += 1;
         }
         Some(Transmit {
+            socket: 0,
             to: self.to,
             from_ip: None,
             ecn: None,

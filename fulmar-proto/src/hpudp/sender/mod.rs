@@ -450,6 +450,11 @@ impl Sender {
         self.contiguous = self.total;
         self.say(Kind::AckClose, &[]);
         self.end(now, Ok(()), shared);
+        // The receiver asks again sooner, and its echo may be lost: whoever waits for us need not wait for that (18.5.6).
+        if let Some(rtt) = self.rtt.smoothed().filter(|_| self.extension.is_some()) {
+            let linger = (2 * rtt + LINGER_EXTENDED).min(shared.config.linger);
+            self.timers.set(Timer::Linger, now + linger);
+        }
     }
 
     pub(super) fn on_timeout(&mut self, now: Instant, shared: &mut Shared<'_>) {
@@ -582,6 +587,8 @@ const COOLDOWN: Duration = Duration::from_millis(200);
 const FIRST_SILENCE: Duration = Duration::from_millis(1500);
 /// How long the answer to the first copy of a request may come after the refusal of another.
 pub(super) const DOUBT: Duration = Duration::from_millis(250);
+/// With the extension a sender lingers this long beyond two round trips: twice the time after which it is asked again.
+const LINGER_EXTENDED: Duration = Duration::from_millis(250);
 /// A completion without a heartbeat that bears it out is believed when it is repeated this much later.
 const INSIST: Duration = Duration::from_millis(900);
 /// How often the application hears.
