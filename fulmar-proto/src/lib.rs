@@ -7,6 +7,5 @@ pub mod fec;
 pub mod hpudp;
 #[cfg(feature = "sim")]
 pub mod sim;
-pub mod srt;
 
 pub use engine::{Datagram, Ecn, Endpoint, Meta, Transmit};

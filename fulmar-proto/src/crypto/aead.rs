@@ -7,14 +7,13 @@
 //! Key schedules live in a context of AWS-LC on the heap, which AWS-LC overwrites before it frees it; the caller wipes
 //! the key it passed. This module does not make nonces, count packets under a key, or detect replays.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce as RawNonce,
     UnboundKey,
 };
-
-use super::once::Once;
 
 /// Length of the tag that follows each ciphertext, bytes.
 pub const TAG: usize = 16;
@@ -65,13 +64,13 @@ impl Nonce {
 pub struct Sealer {
     suite: Suite,
     key: LessSafeKey,
-    guard: Option<Once<Nonce, [u8; TAG]>>,
+    guard: Option<Guard>,
 }
 
 impl Sealer {
     /// A sealer, or `None` when `key` is not [`Suite::key_len`] bytes. Guarded in builds with debug assertions.
     pub fn new(suite: Suite, key: &[u8]) -> Option<Self> {
-        let guard = cfg!(debug_assertions).then(Once::default);
+        let guard = cfg!(debug_assertions).then(Guard::default);
         Some(Self {
             suite,
             key: suite.key(key)?,
@@ -119,7 +118,6 @@ impl Sealer {
         let mut tag = [0; TAG];
         tag.copy_from_slice(sealed.as_ref());
         if let Some(guard) = &mut self.guard {
-            // Under one key and nonce the tag is a digest of the additional data and the plaintext.
             guard.check(nonce, tag);
         }
         tag
@@ -164,6 +162,33 @@ impl fmt::Debug for Opener {
             .finish_non_exhaustive()
     }
 }
+
+/// The tag for each nonce used. Under one key and nonce the tag is a digest of the additional data and the plaintext,
+/// so nothing else need be kept.
+///
+/// Two generations: when the young one is full the old one is forgotten. What a sender repairs lies within its window,
+/// and a generation is twice the largest window, so a guard that forgets still sees every repair.
+#[derive(Default)]
+struct Guard {
+    young: BTreeMap<Nonce, [u8; TAG]>,
+    old: BTreeMap<Nonce, [u8; TAG]>,
+}
+
+impl Guard {
+    fn check(&mut self, nonce: Nonce, tag: [u8; TAG]) {
+        if let Some(first) = self.young.get(&nonce).or_else(|| self.old.get(&nonce)) {
+            assert!(*first == tag, "{nonce:?} seals a second content");
+            return;
+        }
+        if self.young.len() == GENERATION {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(nonce, tag);
+    }
+}
+
+/// Nonces in a generation of a guard.
+const GENERATION: usize = 131_072;
 
 #[cfg(test)]
 mod tests {
@@ -335,6 +360,22 @@ mod tests {
         assert!(catch_unwind(AssertUnwindSafe(&mut stamped_anew)).is_err());
         let mut changed = || seal(&mut guarded, STAMP, b"other bytes under the same nonce");
         assert!(catch_unwind(AssertUnwindSafe(&mut changed)).is_err());
+    }
+
+    #[test]
+    fn guard_remembers_at_least_a_generation_and_stays_bounded() {
+        let nonce = |n: usize| {
+            let mut nonce = [0; 12];
+            nonce[4..].copy_from_slice(&n.to_be_bytes());
+            Nonce(nonce)
+        };
+        let mut guard = Guard::default();
+        for n in 0..=3 * GENERATION {
+            guard.check(nonce(n), [1; TAG]);
+            assert!(guard.young.len() + guard.old.len() <= 2 * GENERATION);
+        }
+        let oldest = 2 * GENERATION + 1;
+        assert!(catch_unwind(AssertUnwindSafe(|| guard.check(nonce(oldest), [2; TAG]))).is_err());
     }
 
     /// Why a nonce must never seal twice (`hp-udp` 19.1, 20.6): two copies of one packet that differ in their time

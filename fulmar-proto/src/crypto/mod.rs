@@ -1,18 +1,13 @@
-//! Sealing, opening, key agreement and key wrapping, over `aws-lc-rs` and `x25519-dalek`.
+//! Sealing, opening and key agreement, over `aws-lc-rs` and `x25519-dalek`.
 //!
 //! Secrets are wiped when they are dropped and never appear in `Debug` output. This module draws no randomness: keys
 //! come from the caller. It does not build nonces, know packet layouts or authenticate anybody.
 
 mod aead;
-mod ctr;
 mod kex;
-mod keywrap;
-mod once;
 
 pub use aead::{Nonce, Opener, Sealer, Suite, TAG};
-pub use ctr::{CtrOpener, CtrSealer};
 pub use kex::{Secret, Shared, hkdf_sha256, sha256};
-pub use keywrap::{hmac_sha256, pbkdf2_sha1, unwrap, wrap};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

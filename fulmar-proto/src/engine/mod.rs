@@ -4,11 +4,9 @@
 //! sets of runs, windows, round trips, pacing, timers, sessions, fields of a packet, counters, units. It does *not*
 //! know any protocol: a rule that needs to ask which one it serves belongs to that protocol.
 
-mod drift;
 mod endpoint;
 mod ledger;
 mod pacer;
-mod playout;
 mod ranges;
 mod rtt;
 mod seq;
@@ -19,11 +17,9 @@ mod units;
 mod window;
 mod wire;
 
-pub use drift::{Drift, SourceClock};
 pub use endpoint::{Datagram, Ecn, Endpoint, Meta, Transmit};
 pub use ledger::Ledger;
 pub use pacer::{Pacer, RateLimit};
-pub use playout::{Arrival, Playout, Released};
 pub use ranges::RangeSet;
 pub use rtt::RttEstimator;
 pub use seq::Wrapped;

@@ -12,8 +12,6 @@ mod xor;
 
 use std::fmt;
 
-pub use xor::Sum;
-
 /// An erasure code and its number of data shards in a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {

@@ -11,34 +11,3 @@ pub(super) fn sum(shards: &[u8], out: &mut [u8]) {
         }
     }
 }
-
-/// A running XOR of shards that differ in length, each padded with zeros.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sum {
-    bytes: Vec<u8>,
-}
-
-impl Sum {
-    /// Of nothing, with room for shards of up to `len` bytes.
-    pub fn new(len: usize) -> Self {
-        let bytes = vec![0; len];
-        Self { bytes }
-    }
-
-    /// Adds a shard; what is beyond the room is left out.
-    pub fn add(&mut self, shard: &[u8]) {
-        for (sum, byte) in self.bytes.iter_mut().zip(shard) {
-            *sum ^= byte;
-        }
-    }
-
-    /// The sum so far, as long as the room.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// Back to nothing.
-    pub fn clear(&mut self) {
-        self.bytes.fill(0);
-    }
-}

@@ -16,16 +16,10 @@ use crate::hpudp::{
     Command, Config, Control, DATAGRAM_MAX, Endpoint, Event, Layout, Parity, Reason, Request, Tag,
     Trust, Via, Wish, read_and_write_back,
 };
-use crate::srt;
 
 /// HP-UDP packets: parsed, written and parsed again.
 pub fn parse_hpudp(bytes: &[u8]) {
     read_and_write_back(bytes);
-}
-
-/// SRT packets: parsed, written and parsed again.
-pub fn parse_srt(bytes: &[u8]) {
-    srt::read_and_write_back(bytes);
 }
 
 /// Two HP-UDP endpoints and an attacker, directed by `bytes`. `start` is any instant.

@@ -1,159 +1,108 @@
-//! What the code cites stands in the texts of `specs/`, whose clauses and vectors are in order.
+//! What the code cites stands in `specs/hp-udp.md`, whose clauses and vectors are in order.
 //!
 //! A citation in a comment is a list in parentheses, `(7.2)` or `(4.1, 4.2)`; a number after a word that names the text,
-//! `HP-UDP 14`, `` `srt` 6.3 ``, `clause 8`, `table of 6.2`; or a number that begins a sentence, `8.4: why`. Inside a
-//! protocol's own module the text need not be named. A whole number alone in parentheses is more often a value and is let
-//! pass. The reader does not know whether the clause says what the comment claims.
+//! `HP-UDP 14`, `` `hp-udp` 6.3 ``, `clause 8`, `table of 6.2`; or a number that begins a sentence, `8.4: why`. A whole
+//! number alone in parentheses is more often a value and is let pass. The reader does not know whether the clause says
+//! what the comment claims.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A text whose clauses are cited.
-struct Text {
-    /// The module that the text describes.
-    module: &'static str,
-    file: &'static str,
-    /// What stands before a clause when it is cited elsewhere.
-    names: [&'static str; 3],
-    /// Citations there are at least, in the module and elsewhere: fewer mean that the reader is blind.
-    cited: [usize; 2],
-}
-
-const TEXTS: [Text; 2] = [
-    Text {
-        module: "hpudp",
-        file: "hp-udp.md",
-        names: ["HP-UDP ", "`hp-udp` ", "hp-udp.md "],
-        cited: [40, 10],
-    },
-    Text {
-        module: "srt",
-        file: "srt.md",
-        names: ["SRT ", "`srt` ", "srt.md "],
-        cited: [40, 0],
-    },
-];
-
 #[test]
 fn every_clause_cited_in_the_module_is_there() {
-    for text in TEXTS {
-        let clauses = text.clauses();
-        let mut cited = 0;
-        for path in sources(&root().join("fulmar-proto/src").join(text.module)) {
-            for citation in citations(&read(&path), &text.names, true) {
-                cited += 1;
-                assert!(
-                    clauses.contains(&citation),
-                    "{} cites clause {citation}, and {} has none",
-                    path.display(),
-                    text.file
-                );
-            }
+    let clauses = clauses(&spec());
+    let mut cited = 0;
+    for path in sources(&root().join("fulmar-proto/src/hpudp")) {
+        for citation in citations(&read(&path), true) {
+            cited += 1;
+            assert!(
+                clauses.contains(&citation),
+                "{} cites clause {citation}, and specs/hp-udp.md has none",
+                path.display()
+            );
         }
-        let least = text.cited[0];
-        assert!(
-            cited > least,
-            "found {cited} citations of {}: the reader is blind",
-            text.file
-        );
     }
+    assert!(cited > 40, "found {cited} citations: the reader is blind");
 }
 
 #[test]
 fn every_clause_cited_elsewhere_is_there() {
-    for text in TEXTS {
-        let clauses = text.clauses();
-        let mut cited = 0;
-        for part in ["fulmar-proto", "fulmar"] {
-            for path in sources(&root().join(part)) {
-                for citation in citations(&read(&path), &text.names, false) {
-                    cited += 1;
-                    assert!(
-                        clauses.contains(&citation),
-                        "{} cites {}{citation}, and {} has none",
-                        path.display(),
-                        text.names[0],
-                        text.file
-                    );
-                }
+    let clauses = clauses(&spec());
+    let mut cited = 0;
+    for part in ["fulmar-proto", "fulmar"] {
+        for path in sources(&root().join(part)) {
+            for citation in citations(&read(&path), false) {
+                cited += 1;
+                assert!(
+                    clauses.contains(&citation),
+                    "{} cites HP-UDP {citation}, and specs/hp-udp.md has none",
+                    path.display()
+                );
             }
         }
-        let least = text.cited[1];
-        assert!(
-            cited > least,
-            "found {cited} citations of {}: the reader is blind",
-            text.file
-        );
     }
+    assert!(cited > 10, "found {cited} citations: the reader is blind");
 }
 
 #[test]
 fn clauses_are_numbered_once_in_order_and_inside_their_section() {
-    for text in TEXTS {
-        let numbers = numbers(&text.read());
-        let sections: Vec<_> = numbers.iter().filter(|one| !one.contains('.')).collect();
-        assert!(sections.len() >= 20, "found only {sections:?}");
-        let parts = |number: &String| -> Vec<u32> {
-            let parts = number.split('.').map(|part| part.parse());
-            parts.collect::<Result<_, _>>().expect("digits")
-        };
-        for pair in numbers.windows(2) {
+    let numbers = numbers(&spec());
+    let sections: Vec<_> = numbers.iter().filter(|one| !one.contains('.')).collect();
+    assert!(sections.len() >= 20, "found only {sections:?}");
+    let parts = |number: &String| -> Vec<u32> {
+        let parts = number.split('.').map(|part| part.parse());
+        parts.collect::<Result<_, _>>().expect("digits")
+    };
+    for pair in numbers.windows(2) {
+        assert!(
+            parts(&pair[0]) < parts(&pair[1]),
+            "{} stands before {}",
+            pair[0],
+            pair[1]
+        );
+    }
+    for number in &numbers {
+        if let Some((parent, _)) = number.rsplit_once('.') {
             assert!(
-                parts(&pair[0]) < parts(&pair[1]),
-                "{}: {} stands before {}",
-                text.file,
-                pair[0],
-                pair[1]
+                numbers.iter().any(|one| one == parent),
+                "{number} has no {parent} around it"
             );
-        }
-        for number in &numbers {
-            if let Some((parent, _)) = number.rsplit_once('.') {
-                assert!(
-                    numbers.iter().any(|one| one == parent),
-                    "{}: {number} has no {parent} around it",
-                    text.file
-                );
-            }
         }
     }
 }
 
 #[test]
 fn the_text_refers_to_clauses_that_are_there() {
-    for text in TEXTS {
-        let (spec, mut found) = (text.read(), 0);
-        let clauses = clauses(&spec);
-        for paragraph in spec.split("\n\n") {
-            for citation in in_parentheses(&paragraph.replace('\n', " ")) {
-                found += 1;
-                let there = clauses.contains(&citation);
-                assert!(there, "{} has no {citation}", text.file);
-            }
+    let (spec, mut found) = (spec(), 0);
+    let clauses = clauses(&spec);
+    for paragraph in spec.split("\n\n") {
+        for citation in in_parentheses(&paragraph.replace('\n', " ")) {
+            found += 1;
+            assert!(clauses.contains(&citation), "there is no {citation}");
         }
-        assert!(
-            found > 50,
-            "found {found} references in {}: the reader is blind",
-            text.file
-        );
     }
+    assert!(found > 50, "found {found} references: the reader is blind");
 }
 
 #[test]
 fn vectors_in_the_text_and_beside_it_are_the_same() {
+    let file = read(&root().join("specs/vectors/hp-udp.txt"));
+    let lines = file.lines().filter(|line| !line.starts_with('#'));
     let mut beside = BTreeSet::new();
-    for line in vectors("hp-udp.txt") {
-        let [_, clause, bytes] = &line[..] else {
-            panic!("not name, clause and bytes: {line:?}")
+    for line in lines {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let [_, clause, bytes] = fields[..] else {
+            panic!("not name, clause and bytes: {line}")
         };
         assert!(
-            beside.insert((clause.clone(), bytes.clone())),
-            "twice: {line:?}"
+            beside.insert((clause.to_owned(), bytes.to_owned())),
+            "twice: {line}"
         );
     }
     let mut inside = BTreeSet::new();
     let mut clause = String::new();
-    for line in TEXTS[0].read().lines() {
+    for line in spec().lines() {
         clause = heading(line).unwrap_or(clause);
         let packet = line.strip_prefix("    ").filter(|hex| is_hex(hex));
         // 20.9 has shards, no packets.
@@ -164,45 +113,10 @@ fn vectors_in_the_text_and_beside_it_are_the_same() {
     assert_eq!(inside, beside);
 }
 
-/// They are too many to stand in the text.
-#[test]
-fn vectors_of_srt_have_a_name_of_their_own_and_a_clause() {
-    let text = &TEXTS[1];
-    let (spec, clauses) = (text.read(), text.clauses());
-    let section = spec.find("## 21. ").expect("the section of the vectors");
-    let mut names = BTreeSet::new();
-    for entry in fs::read_dir(root().join("specs/vectors/srt")).expect("the vectors of SRT") {
-        let file = entry.expect("a readable directory").file_name();
-        let file = file.to_str().expect("names are ASCII");
-        assert!(
-            spec[section..].contains(file),
-            "section 21 does not name {file}"
-        );
-        // Keys are six columns, statistics none.
-        if !file.ends_with(".txt") || file == "keys.txt" {
-            continue;
-        }
-        for line in vectors(&format!("srt/{file}")) {
-            let [name, clause, bytes] = &line[..] else {
-                panic!("not name, clause and bytes: {line:?}")
-            };
-            assert!(clauses.contains(clause), "{file}: {name} is of {clause}");
-            assert!(names.insert(name.clone()), "{file}: {name} is there twice");
-            let hex = bytes.bytes().all(|byte| byte.is_ascii_hexdigit());
-            assert!(
-                hex && bytes.len().is_multiple_of(2),
-                "{file}: {name} is no bytes"
-            );
-        }
-    }
-    assert!(names.len() > 250, "only {} vectors", names.len());
-}
-
 #[test]
 fn the_reader_sees_what_it_should() {
     let sorted = |found: BTreeSet<String>| found.into_iter().collect::<Vec<_>>();
-    let names = &TEXTS[0].names;
-    let all = |text: &str| sorted(citations(text, names, true));
+    let all = |text: &str| sorted(citations(text, true));
     assert_eq!(all("/// Stamps (7.4)."), ["7.4"]);
     assert_eq!(
         all("//! Both (4.1,\n//! 4.2) and (9, 19.4)."),
@@ -229,25 +143,24 @@ fn the_reader_sees_what_it_should() {
     assert!(all(values).is_empty());
     assert!(all("let rate = f(2.0) + \"(7.2)\".len();").is_empty());
 
-    let named = |text: &str| sorted(citations(text, names, false));
+    let named = |text: &str| sorted(citations(text, false));
     assert_eq!(
         named("// (7.2) of another text, and HP-UDP 12.3."),
         ["12.3"]
     );
-    assert!(named("// its clause 4.1, or SRT 6.2").is_empty());
+    assert!(named("// its clause 4.1").is_empty());
 }
 
-/// The clauses that a source file cites of the text with these names; `own` if the file is of the module that the text
-/// describes.
-fn citations(source: &str, names: &[&str], own: bool) -> BTreeSet<String> {
+/// The clauses that a source file cites; `own` if the file is of the module that the text describes.
+fn citations(source: &str, own: bool) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    let before = names.iter().chain(if own { &OWN_NAMES[..] } else { &[] });
     for comment in comments(source) {
         if own {
             found.extend(in_parentheses(&comment));
             found.extend(at_the_start(&comment));
         }
-        for name in before.clone() {
+        let names: &[&str] = if own { &NAMES } else { &NAMES[..3] };
+        for name in names {
             for (at, _) in comment.match_indices(name) {
                 found.extend(list(&comment[at + name.len()..]));
             }
@@ -379,23 +292,8 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
     found.into_iter().collect()
 }
 
-impl Text {
-    fn read(&self) -> String {
-        read(&root().join("specs").join(self.file))
-    }
-
-    fn clauses(&self) -> BTreeSet<String> {
-        clauses(&self.read())
-    }
-}
-
-/// The fields of each line of a file below `specs/vectors`.
-fn vectors(file: &str) -> Vec<Vec<String>> {
-    let text = read(&root().join("specs/vectors").join(file));
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
-    lines
-        .map(|line| line.split_whitespace().map(str::to_owned).collect())
-        .collect()
+fn spec() -> String {
+    read(&root().join("specs/hp-udp.md"))
 }
 
 fn read(path: &Path) -> String {
@@ -406,5 +304,13 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// What stands before a clause inside the module that the text describes.
-const OWN_NAMES: [&str; 4] = ["clause ", "clauses ", "rules of ", "table of "];
+/// What stands before a clause. The first three name the text anywhere.
+const NAMES: [&str; 7] = [
+    "HP-UDP ",
+    "`hp-udp` ",
+    "hp-udp.md ",
+    "clause ",
+    "clauses ",
+    "rules of ",
+    "table of ",
+];

@@ -1,3 +1,0 @@
-//! Several links, one stream (14).
-//!
-//! It does *not* repair: each link does.
